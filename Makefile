@@ -1,0 +1,54 @@
+# The environment's own programs are called by their path: another mpiexec on PATH may belong to
+# another MPI library, and then every rank would believe that it is alone.
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# 1 has no workers; 3 and 5 seldom divide the jobs evenly; 5 crowds a small machine's cores.
+RANKS := 1 2 3 5
+
+# Seconds for one run of mpiexec, which ends it itself: a hang between two tests, where pytest's
+# time limit does not look, ends too.
+MPI_LIMIT := 900
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test quick lint types clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/stamp-run ## fit the example model on 2 ranks
+	$(BIN)/mpiexec -n 2 $(BIN)/python examples/fit.py
+
+test: $(VENV)/stamp-dev ## run all tests, serially and then under mpiexec
+	$(BIN)/python -m pytest --ignore=tests/mpi
+	@set -e; for n in $(RANKS); do \
+	    echo "$(BIN)/mpiexec -n $$n $(BIN)/python -m tests.mpi -q"; \
+	    MPIEXEC_TIMEOUT=$(MPI_LIMIT) $(BIN)/mpiexec -n $$n $(BIN)/python -m tests.mpi -q; \
+	done
+
+quick: $(VENV)/stamp-dev ## run the tests that take no time and no mpiexec (under 2 minutes)
+	$(BIN)/python -m pytest --ignore=tests/mpi -m "not slow and not mpi"
+
+lint: $(VENV)/stamp-dev ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/stamp-dev ## check types
+	$(BIN)/mypy
+
+clean: ## remove the environment and everything that was made here
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written last, so an interrupted installation is done again. The install is editable:
+# the source can change without it.
+$(VENV)/stamp-run: pyproject.toml
+	python=$$(sh .ci/find-python) && "$$python" -m venv --clear $(VENV)
+	$(PIP) --editable '.[mpich,plots]'
+	@touch $@
+
+$(VENV)/stamp-dev: $(VENV)/stamp-run
+	$(PIP) --editable '.[mpich,dev]'
+	@touch $@

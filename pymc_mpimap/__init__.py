@@ -1,0 +1,39 @@
+"""One PyMC chain on many MPI ranks: `map_rect` and the pools that evaluate it."""
+
+import pymc_mpimap.dispatch.numba
+import pymc_mpimap.rewriting  # both register themselves with PyTensor
+from pymc_mpimap.api import map_rect
+from pymc_mpimap.data import local
+from pymc_mpimap.errors import (
+    DerivativeError,
+    InputError,
+    JobError,
+    MapRectError,
+    MapRectWarning,
+    ParallelSamplingError,
+    PoolError,
+)
+from pymc_mpimap.job.derivatives import FiniteDifferences, numeric_job
+from pymc_mpimap.op import MapRectOp
+from pymc_mpimap.pool.base import Pool, current_pool
+from pymc_mpimap.pool.serial import SerialPool
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DerivativeError",
+    "FiniteDifferences",
+    "InputError",
+    "JobError",
+    "MapRectError",
+    "MapRectOp",
+    "MapRectWarning",
+    "ParallelSamplingError",
+    "Pool",
+    "PoolError",
+    "SerialPool",
+    "current_pool",
+    "local",
+    "map_rect",
+    "numeric_job",
+]

@@ -1,0 +1,1 @@
+"""MapRectOp in PyTensor's compiled backends."""

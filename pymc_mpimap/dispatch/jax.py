@@ -1,0 +1,72 @@
+"""MapRectOp under the JAX linker: a host callback to the pool in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from pytensor.graph.basic import Apply
+from pytensor.link.jax.dispatch import jax_funcify
+
+from pymc_mpimap.errors import InputError
+from pymc_mpimap.op import MapRectOp, evaluate_op
+from pymc_mpimap.signature import core_shape
+
+__all__: list[str] = []
+
+
+@jax_funcify.register(MapRectOp)
+def _funcify(op: MapRectOp, node: Apply, **_: Any) -> Callable[..., Any]:
+    input_types = [variable.type for variable in node.inputs]
+
+    def map_rect(*inputs: Any) -> Any:
+        shapes = _shapes(op, node, [tuple(value.shape) for value in inputs])
+        results = tuple(
+            jax.ShapeDtypeStruct(shape, output.type.dtype)
+            for shape, output in zip(shapes, node.outputs, strict=True)
+        )
+
+        def host(*values: Any) -> Any:
+            arrays = [
+                np.asarray(value, dtype=kind.dtype)
+                for value, kind in zip(values, input_types, strict=True)
+            ]
+            return tuple(evaluate_op(op, arrays))
+
+        outputs = jax.pure_callback(host, results, *inputs, vmap_method="sequential")
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    return map_rect
+
+
+def _shapes(
+    op: MapRectOp, node: Apply, input_shapes: list[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Return the outputs' shapes, which JAX must know when it compiles."""
+    shapes: list[tuple[int, ...]] = []
+    outputs = iter(node.outputs)
+    for m, route in zip(op.maps, op.routes, strict=True):
+        by_input = dict(zip(m.from_graph, route, strict=True))
+        cores: list[tuple[int, ...] | None] = [None] * len(m.job.inputs)
+        for i, position in by_input.items():
+            cores[i] = input_shapes[position][m.job.inputs[i].per_job :]
+        for slot in m.job.outputs:
+            kind = next(outputs).type
+            if slot.like in by_input and slot.ragged:
+                shapes.append(input_shapes[by_input[slot.like]])
+            elif slot.ragged:
+                if (held := m.data[slot.shapes]) is None:
+                    jobs_shapes = getattr(node.inputs[by_input[slot.shapes]], "data", None)
+                else:
+                    jobs_shapes = held.block(0, m.n_jobs)
+                if jobs_shapes is None and None in kind.shape:
+                    raise InputError(
+                        f"map_rect({m.job.name}): JAX must know all shapes when it compiles, but "
+                        "the lengths of these outputs depend on inputs. Use the numba or C backend"
+                    )
+                shapes.append((int(np.prod(jobs_shapes, axis=1).sum()),))
+            else:
+                shapes.append((m.n_jobs,) * slot.per_job + core_shape(slot, cores))
+    return shapes

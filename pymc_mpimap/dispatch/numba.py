@@ -1,0 +1,55 @@
+"""MapRectOp under the numba linker: compiled code calls the pool in force through Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+import numba
+import numpy as np
+from pytensor.graph.basic import Apply
+from pytensor.link.numba.dispatch.basic import (
+    get_numba_type,
+    numba_njit,
+    register_funcify_and_cache_key,
+)
+
+from pymc_mpimap.op import MapRectOp, evaluate_op
+
+__all__: list[str] = []
+
+# Compiled code refers to an Op by its number here, not by its content: a script that builds the
+# same Ops in the same order finds its compiled functions in PyTensor's cache, whatever the data.
+_ops: list[MapRectOp] = []
+_numbers: dict[MapRectOp, int] = {}
+
+
+def _number(op: MapRectOp) -> int:
+    if op not in _numbers:
+        _numbers[op] = len(_ops)
+        _ops.append(op)
+    return _numbers[op]
+
+
+def _call(number: int, *inputs: np.ndarray) -> Any:
+    outputs = evaluate_op(_ops[number], inputs)
+    outputs = [np.ascontiguousarray(output).reshape(output.shape) for output in outputs]
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+@register_funcify_and_cache_key(MapRectOp)
+def _funcify(op: MapRectOp, node: Apply, **_: Any) -> tuple[Callable[..., Any], str]:
+    number = _number(op)
+    types = [get_numba_type(output.type, layout="C") for output in node.outputs]
+    returned = types[0] if len(types) == 1 else numba.types.Tuple(types)
+
+    @numba_njit
+    def map_rect(*inputs):  # type: ignore[no-untyped-def] # numba infers the types
+        with numba.objmode(result=returned):
+            result = _call(number, *inputs)
+        return result
+
+    # The key is a file name too: a digest, however many outputs there are.
+    key = blake2b(f"1 {number} {returned}".encode(), digest_size=16).hexdigest()
+    return map_rect, f"pymc_mpimap-{key}"

@@ -1,0 +1,87 @@
+"""Exceptions.
+
+::
+
+    MapRectError
+     ├─ InputError (ValueError)         an argument or a value that map_rect cannot take
+     ├─ DerivativeError (TypeError)     a derivative that a numeric job does not give
+     ├─ JobError (RuntimeError)         a job raised; says which, where and why
+     └─ PoolError (RuntimeError)        the pool cannot serve this call
+         └─ ParallelSamplingError       a child process touched its parent's ranks
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "DerivativeError",
+    "InputError",
+    "JobError",
+    "MapRectError",
+    "MapRectWarning",
+    "ParallelSamplingError",
+    "PoolError",
+]
+
+
+class MapRectError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+
+class MapRectWarning(UserWarning):
+    """Something works, though not as the user probably meant it."""
+
+
+class InputError(MapRectError, ValueError):
+    """An argument or a value that `map_rect` cannot take; raised before any message is sent."""
+
+
+class DerivativeError(MapRectError, TypeError):
+    """A derivative that a numeric job does not give was asked for."""
+
+
+class PoolError(MapRectError, RuntimeError):
+    """The pool cannot serve this call."""
+
+
+class ParallelSamplingError(PoolError):
+    """A forked or spawned process tried to use the ranks of its parent."""
+
+
+@dataclass(frozen=True)
+class JobFailure:
+    """What a rank reports of a job that raised: plain strings, so that it always travels."""
+
+    function: str
+    job: int
+    rank: int
+    host: str
+    exception: str
+    traceback: str
+
+    def summary(self) -> str:
+        """One line: which job, where, and the last line of its exception."""
+        where = f"job {self.job} of {self.function}, on rank {self.rank} ({self.host})"
+        return f"{where}: {self.exception}"
+
+
+class JobError(MapRectError, RuntimeError):
+    """A job raised.
+
+    Attributes
+    ----------
+    failure : JobFailure
+        The job's number, the rank and the host it ran on, the exception and its traceback.
+    """
+
+    def __init__(self, failure: JobFailure):
+        self.failure = failure
+        super().__init__(
+            f"{failure.summary()}\n"
+            f"The traceback on that rank:\n{failure.traceback.rstrip()}\n"
+            "To reject such proposals instead of stopping, pass on_error='reject' to map_rect."
+        )
+
+    def __reduce__(self) -> tuple[type[JobError], tuple[JobFailure]]:
+        return JobError, (self.failure,)

@@ -1,0 +1,174 @@
+"""Compile a traced job for blocks of consecutive jobs.
+
+Where every input and output has one shape for all jobs, the graph is vectorized: a block is one
+pass of array operations. Elsewhere (ragged values, Ops that PyTensor cannot vectorize) a compiled
+loop runs over the jobs of the block.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+from pytensor.graph.basic import Variable
+from pytensor.graph.replace import vectorize_graph
+from pytensor.graph.traversal import applys_between
+from pytensor.raise_op import Assert
+from pytensor.tensor.blockwise import Blockwise
+from pytensor.tensor.type import TensorType
+
+from pymc_mpimap.job.base import Kernel
+from pymc_mpimap.job.graph import GraphJob
+from pymc_mpimap.signature import Slot
+
+__all__ = ["compile_block"]
+
+# Blockwise runs any Op in a loop of its own. For these the loop is good code in every backend.
+_VECTORIZED_CORES = ("Dot", "Matmul", "Solve", "SolveTriangular", "CholeskySolve", "Cholesky")
+
+
+def compile_block(job: GraphJob) -> Kernel:
+    """Return the kernel of a traced job; see `pymc_mpimap.job.base.Kernel`."""
+    n = pt.lscalar("n")
+    blocks = [_block_type(slot)(name=f"input_{i}") for i, slot in enumerate(job.inputs)]
+    outputs = _vectorized(job, n, blocks)
+    if outputs is None:
+        outputs = _looped(job, n, blocks)
+    with warnings.catch_warnings():
+        # An Op without numba code (a JAX function in a job) runs in object mode: slower, right,
+        # and nothing that the user could mend.
+        warnings.filterwarnings("ignore", message="Numba will use object mode", category=UserWarning)
+        function = pytensor.function([n, *blocks], outputs, on_unused_input="ignore")
+    function.trust_input = True
+
+    def kernel(first: int, n: int, inputs: Sequence[Any]) -> list[Any]:
+        return function(np.asarray(n), *inputs)  # type: ignore[no-any-return]
+
+    return kernel
+
+
+def _block_type(slot: Slot) -> TensorType:
+    """Return the type of an input for a block of any number of jobs."""
+    if not slot.per_job:
+        return slot.type
+    if slot.ragged:
+        return TensorType(slot.type.dtype, shape=(None,))
+    return TensorType(slot.type.dtype, shape=(None, *slot.type.shape))
+
+
+def _vectorized(job: GraphJob, n: Variable, blocks: Sequence[Variable]) -> list[Variable] | None:
+    """Return the block's outputs as array operations, or None where that is not possible."""
+    if any(slot.ragged for slot in (*job.inputs, *job.outputs)):
+        return None
+    cores = [slot.type() for slot in job.inputs]
+    results = job.graph.bind(cores)
+    batched = {
+        core: block
+        for core, block, slot in zip(cores, blocks, job.inputs, strict=True)
+        if slot.per_job
+    }
+    shared = {
+        core: block
+        for core, block, slot in zip(cores, blocks, job.inputs, strict=True)
+        if not slot.per_job
+    }
+    try:
+        vectorized = vectorize_graph(results, {**batched, **shared})
+    except (NotImplementedError, ValueError, TypeError):
+        return None
+    for node in applys_between(blocks, vectorized):
+        if isinstance(node.op, Blockwise):
+            if type(node.op.core_op).__name__ not in _VECTORIZED_CORES:
+                return None
+        elif not _elementary(node.op):
+            return None
+    outputs = []
+    for result, slot in zip(vectorized, job.outputs, strict=True):
+        if result.ndim == slot.type.ndim:  # No per-job input reaches it: the same for each job.
+            result = pt.broadcast_to(result, (n, *result.shape))
+        outputs.append(result if slot.per_job else _summed(result, slot))
+    return outputs
+
+
+def _elementary(op: Any) -> bool:
+    """Whether vectorizing this Op is known to give array operations and no hidden loop."""
+    return type(op).__module__.startswith("pytensor.tensor") or isinstance(op, Assert)
+
+
+def _summed(stack: Variable, slot: Slot) -> Variable:
+    return stack.sum(axis=0, dtype=slot.type.dtype, acc_dtype=slot.type.dtype)  # type: ignore[attr-defined]
+
+
+def _offsets(shapes: Variable) -> Variable:
+    """Return where each job's values begin in a packed vector, and where the last ends."""
+    sizes = pt.prod(shapes, axis=1, dtype="int64")
+    return pt.concatenate([pt.zeros(1, dtype="int64"), pt.cumsum(sizes)])
+
+
+def _looped(job: GraphJob, n: Variable, blocks: Sequence[Variable]) -> list[Variable]:
+    """Return the block's outputs as a loop over its jobs."""
+    ragged_slots = {
+        slot.shapes for slot in (*job.inputs, *job.outputs) if slot.shapes is not None
+    }
+    offsets = {k: _offsets(blocks[k]) for k in sorted(ragged_slots)}
+    ragged_outputs = [k for k, slot in enumerate(job.outputs) if slot.ragged]
+    buffers = [
+        pt.zeros(offsets[job.outputs[k].shapes][-1], dtype=job.outputs[k].type.dtype)
+        for k in ragged_outputs
+    ]
+    n_buffers, n_blocks = len(buffers), len(blocks)
+
+    def step(j: Variable, *rest: Variable) -> list[Variable]:
+        state = list(rest[:n_buffers])
+        values = list(rest[n_buffers : n_buffers + n_blocks])
+        starts = dict(zip(offsets, rest[n_buffers + n_blocks :], strict=True))
+
+        cores = []
+        for slot, value in zip(job.inputs, values, strict=True):
+            if not slot.per_job:
+                cores.append(value)
+            elif slot.shapes is None:
+                cores.append(pt.specify_shape(value[j], slot.type.shape))
+            else:
+                where = starts[slot.shapes]
+                shape = values[slot.shapes][j]
+                core = value[where[j] : where[j + 1]].reshape(shape, ndim=slot.type.ndim)
+                cores.append(pt.specify_shape(core, slot.type.shape))
+        results = job.graph.bind([
+            slot.type.filter_variable(core) for slot, core in zip(job.inputs, cores, strict=True)
+        ])
+        for k, position in enumerate(ragged_outputs):
+            slot, result = job.outputs[position], results[position]
+            where = starts[slot.shapes]
+            shape = values[slot.shapes][j]
+            checked = Assert(f"{job.label} returned another length than was derived for this job")(
+                result, pt.eq(pt.stack(list(result.shape)), shape).all()
+            )
+            state[k] = pt.set_subtensor(state[k][where[j] : where[j + 1]], checked.ravel())
+        stacked = [r for r, slot in zip(results, job.outputs, strict=True) if not slot.ragged]
+        return [*state, *stacked]
+
+    n_stacked = len(job.outputs) - n_buffers
+    traces = pytensor.scan(
+        step,
+        sequences=[pt.arange(n)],
+        outputs_info=[*buffers, *[None] * n_stacked],
+        non_sequences=[*blocks, *offsets.values()],
+        strict=True,
+        return_list=True,
+        return_updates=False,
+    )
+    packed = iter(trace[-1] for trace in traces[:n_buffers])
+    stacked = iter(traces[n_buffers:])
+    outputs = []
+    for slot in job.outputs:
+        if slot.ragged:
+            outputs.append(next(packed))
+        else:
+            stack = next(stacked)
+            outputs.append(stack if slot.per_job else _summed(stack, slot))
+    return outputs

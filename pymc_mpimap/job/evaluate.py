@@ -1,0 +1,307 @@
+"""Evaluate numeric jobs: one call of the user's function for the value and all derivatives."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pymc_mpimap.errors import DerivativeError
+from pymc_mpimap.job.base import Kernel
+from pymc_mpimap.job.derivatives import FiniteDifferences
+from pymc_mpimap.signature import Slot, packed_offsets
+
+if TYPE_CHECKING:
+    from pymc_mpimap.job.numeric import Call, NumericJob
+
+__all__ = ["compile_numeric"]
+
+COMPLEX_STEP = 1e-30
+
+# Evaluations kept for a pullback that comes with a later message: enough for the chains of one
+# process, which take turns.
+REMEMBERED_PER_JOB = 8
+_remembered: dict[tuple[Any, ...], tuple[Any, list[Any] | None]] = {}
+_kept_of_job: dict[tuple[Any, ...], OrderedDict[tuple[Any, ...], None]] = {}
+
+
+class Evaluation:
+    """The value of one job and its derivatives with respect to the parameters."""
+
+    def __init__(self, value: np.ndarray, derivatives: dict[int, np.ndarray]):
+        self.value = value
+        self.derivatives = derivatives
+
+
+def compile_numeric(job: NumericJob) -> Kernel:
+    """Return the kernel of a numeric job; see `pymc_mpimap.job.base.Kernel`."""
+    from pymc_mpimap.job.numeric import Pullback, Pushforward, Value
+
+    terms = [term for group in job.terms for term in group]
+    wanted = sorted({term.wrt for term in terms if not isinstance(term, Value)})
+    evaluate = _evaluator(job, wanted)
+
+    def one(j: int, values: Sequence[Any]) -> list[np.ndarray]:
+        evaluation = evaluate(j, values)
+        results = []
+        for group, slot in zip(job.terms, job.outputs, strict=True):
+            total: Any = None
+            for term in group:
+                if isinstance(term, Value):
+                    part = evaluation.value
+                else:
+                    derivative = evaluation.derivatives[term.wrt]
+                    if isinstance(term, Pullback):
+                        cotangent = values[term.cotangent]
+                        part = np.tensordot(cotangent, derivative, axes=np.ndim(cotangent))
+                    else:
+                        assert isinstance(term, Pushforward)
+                        tangent = values[term.tangent]
+                        part = np.tensordot(derivative, tangent, axes=np.ndim(tangent))
+                total = part if total is None else total + part
+            results.append(np.asarray(total, dtype=slot.type.dtype))
+        return results
+
+    def kernel(first: int, n: int, inputs: Sequence[Any]) -> list[Any]:
+        unpack = [_unpacker(slot, value, inputs) for slot, value in zip(job.inputs, inputs, strict=True)]
+        rows = [one(first + j, [get(j) for get in unpack]) for j in range(n)]
+        columns = list(zip(*rows, strict=True))
+        outputs: list[Any] = []
+        for k, (column, slot) in enumerate(zip(columns, job.outputs, strict=True)):
+            if slot.ragged:
+                expected = np.asarray(inputs[slot.shapes])  # type: ignore[index]
+                for j, value in enumerate(column):
+                    _check_length(job, value, tuple(expected[j]), first + j)
+                outputs.append(np.concatenate([value.ravel() for value in column]))
+            elif slot.per_job:
+                outputs.append(np.stack(column))
+            else:
+                # In job order, so that the sum has the same bits wherever the block runs.
+                total = column[0].copy()
+                for value in column[1:]:
+                    total += value
+                outputs.append(total)
+        return outputs
+
+    return kernel
+
+
+def _unpacker(slot: Slot, value: Any, inputs: Sequence[Any]) -> Callable[[int], Any]:
+    """Return the function that takes one job's part out of a block's input."""
+    if not slot.per_job:
+        return lambda j: value
+    if slot.shapes is None:
+        return lambda j: value[j]
+    shapes = np.asarray(inputs[slot.shapes])
+    offsets = packed_offsets(shapes)
+    return lambda j: value[offsets[j] : offsets[j + 1]].reshape(shapes[j])
+
+
+def _check_length(job: NumericJob, value: np.ndarray, expected: tuple[int, ...], j: int) -> None:
+    if value.shape != expected:
+        raise ValueError(
+            f"{job.name} returned shape {value.shape} for job {j}, but numeric_job(length=...) "
+            f"says {expected}"
+        )
+
+
+def _evaluator(
+    job: NumericJob, wanted: Sequence[int]
+) -> Callable[[int, Sequence[Any]], Evaluation]:
+    """Return the function from a job's number and inputs to its value and wanted derivatives."""
+    call, function = job.call, job.function
+    derivatives = function.derivatives
+
+    def arguments(values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        leaves = [_read_only(values[i]) for i in call.leaves]
+        keywords = {} if call.job_id is None else {"job_id": int(values[call.job_id])}
+        return call.rebuild(leaves), keywords
+
+    def value_at(values: Sequence[Any]) -> Any:
+        positional, keywords = arguments(values)
+        return function.function(*positional, **keywords)
+
+    def evaluate(j: int, values: Sequence[Any]) -> Evaluation:
+        key = _key(job, j, values)
+        known = None if key is None else _remembered.get(key)
+        value, gradients = known or (None, None)
+        if known is None:
+            if derivatives == "returned":
+                value, gradients = _split(job, value_at(values))
+            else:
+                value = value_at(values)
+        if wanted and gradients is None:
+            gradients = _derive(job, values, value, value_at, arguments)
+        if key is not None:
+            _remember(key, (value, gradients))
+        array = np.asarray(value)
+        _check_value(job, array)
+        return Evaluation(array, _chosen(job, values, array, gradients, wanted))
+
+    return evaluate
+
+
+def _key(job: NumericJob, j: int, values: Sequence[Any]) -> tuple[Any, ...] | None:
+    """Return what the evaluation of a job depends on, by content; None if it is not kept."""
+    if job.memory is None:
+        return None
+    supplied = (np.asarray(values[i]).tobytes() for i in job.memory.supplied)
+    return (job.function.digest, job.memory.data, j, *supplied)
+
+
+def _remember(key: tuple[Any, ...], evaluation: tuple[Any, list[Any] | None]) -> None:
+    """Keep an evaluation, and forget the oldest of the same job."""
+    kept = _kept_of_job.setdefault(key[:3], OrderedDict())
+    kept[key] = None
+    kept.move_to_end(key)
+    _remembered[key] = evaluation
+    while len(kept) > REMEMBERED_PER_JOB:
+        _remembered.pop(kept.popitem(last=False)[0], None)
+
+
+def _read_only(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return value
+
+
+def _split(job: NumericJob, returned: Any) -> tuple[Any, list[Any]]:
+    """Take what the function returned apart into the value and one derivative a parameter."""
+    call = job.call
+    expected = "(value, d_theta, d_job)"
+    if not isinstance(returned, tuple) or not 1 <= len(returned) <= 3:
+        raise TypeError(
+            f"{job.name} should return {expected}, but returned {returned!r:.80}. If it returns "
+            "the value alone, say how its derivatives are had: numeric_job(derivatives=...)"
+        )
+    value, *rest = returned
+    return value, _leaves(call, rest, f"of {expected}")
+
+
+def _leaves(call: Call, parts: Sequence[Any], where: str) -> list[Any]:
+    d_theta, d_job = (*parts, None, None)[:2]
+    return [
+        *call.theta.take(d_theta, f"d_theta {where}"),
+        *call.job.take(d_job, f"d_job {where}"),
+    ]
+
+
+def _check_value(job: NumericJob, value: np.ndarray) -> None:
+    ndim = 0 if job.function.length is None else 1
+    if value.ndim != ndim:
+        hint = (
+            "a scalar, as numeric_job was given no length="
+            if ndim == 0
+            else f"a vector, as numeric_job(length={job.function.length!r}) says"
+        )
+        raise ValueError(f"{job.name} returned a value of shape {value.shape}; it should be {hint}")
+    if isinstance(job.function.length, (int, np.integer)) and len(value) != job.function.length:
+        raise ValueError(
+            f"{job.name} returned {len(value)} values, but numeric_job(length="
+            f"{job.function.length}) says otherwise"
+        )
+
+
+def _chosen(
+    job: NumericJob,
+    values: Sequence[Any],
+    value: np.ndarray,
+    gradients: list[Any] | None,
+    wanted: Sequence[int],
+) -> dict[int, np.ndarray]:
+    """Return the wanted derivatives as arrays, each checked against its parameter's shape."""
+    chosen: dict[int, np.ndarray] = {}
+    if not wanted:
+        return chosen
+    assert gradients is not None
+    by_input = dict(zip(job.call.parameters, gradients, strict=True))
+    for i in wanted:
+        name = job.inputs[i].name
+        if by_input[i] is None:
+            raise DerivativeError(
+                f"{job.name} returned no derivative with respect to {name}. If it never does, say "
+                f"so with numeric_job(without=[{name!r}])"
+            )
+        array = np.asarray(by_input[i], dtype=np.result_type(by_input[i], np.float32))
+        shape = (*value.shape, *np.shape(values[i]))
+        if array.shape != shape:
+            raise ValueError(
+                f"{job.name} returned a derivative with respect to {name} of shape {array.shape}; "
+                f"for a value of shape {value.shape} and {name} of shape {np.shape(values[i])} it "
+                f"should be {shape}"
+            )
+        chosen[i] = array
+    return chosen
+
+
+def _derive(
+    job: NumericJob,
+    values: Sequence[Any],
+    value: Any,
+    value_at: Callable[[Sequence[Any]], Any],
+    arguments: Callable[[Sequence[Any]], tuple[list[Any], dict[str, Any]]],
+) -> list[Any]:
+    """Return one derivative a parameter, for a function that returns its value alone."""
+    how = job.function.derivatives
+    if callable(how):
+        positional, keywords = arguments(values)
+        parts = how(*positional, **keywords)
+        if not isinstance(parts, tuple) or not 1 <= len(parts) <= 2:
+            raise TypeError(
+                f"the derivatives= function of {job.name} should return (d_theta, d_job), but "
+                f"returned {parts!r:.80}"
+            )
+        return _leaves(job.call, parts, "of (d_theta, d_job)")
+    if isinstance(how, FiniteDifferences):
+        return [_differences(values, i, value, value_at, how.step) for i in job.call.parameters]
+    return [_complex_step(job, values, i, value, value_at) for i in job.call.parameters]
+
+
+def _with(values: Sequence[Any], i: int, changed: Any) -> list[Any]:
+    return [*values[:i], changed, *values[i + 1 :]]
+
+
+def _differences(
+    values: Sequence[Any],
+    i: int,
+    value: Any,
+    value_at: Callable[[Sequence[Any]], Any],
+    step: float,
+) -> np.ndarray:
+    parameter = np.asarray(values[i], dtype=float)
+    derivative = np.empty((*np.shape(value), parameter.size))
+    for k in range(parameter.size):
+        h = step * max(1.0, abs(parameter.flat[k]))
+        high, low = parameter.copy(), parameter.copy()
+        high.flat[k] += h
+        low.flat[k] -= h
+        rise = np.asarray(value_at(_with(values, i, high[()]))) - value_at(_with(values, i, low[()]))
+        # Divided by the step that was really taken, which rounding makes differ from 2h.
+        derivative[..., k] = rise / (high.flat[k] - low.flat[k])
+    return derivative.reshape(*np.shape(value), *parameter.shape)
+
+
+def _complex_step(
+    job: NumericJob,
+    values: Sequence[Any],
+    i: int,
+    value: Any,
+    value_at: Callable[[Sequence[Any]], Any],
+) -> np.ndarray:
+    parameter = np.asarray(values[i])
+    derivative = np.empty((*np.shape(value), parameter.size))
+    for k in range(parameter.size):
+        shifted = parameter.astype(complex)
+        shifted.flat[k] += 1j * COMPLEX_STEP
+        result = np.asarray(value_at(_with(values, i, shifted[()])))
+        if not np.iscomplexobj(result):
+            raise TypeError(
+                f"{job.name} was given a complex {job.inputs[i].name} for derivatives="
+                f"'complex-step', but returned {result.dtype}: somewhere the imaginary part is "
+                "lost. Use FiniteDifferences(step=...) or return the derivatives"
+            )
+        derivative[..., k] = result.imag / COMPLEX_STEP
+    return derivative.reshape(*np.shape(value), *parameter.shape)

@@ -1,0 +1,177 @@
+"""Traced jobs: a frozen PyTensor graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pytensor.gradient import pullback, pushforward
+from pytensor.graph.basic import Variable
+from pytensor.graph.fg import FrozenFunctionGraph
+from pytensor.graph.op import io_connection_pattern
+from pytensor.graph.traversal import ancestors
+
+from pymc_mpimap.job.base import Job, Kernel
+from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable
+
+__all__ = ["GraphJob"]
+
+
+@dataclass(frozen=True)
+class GraphJob(Job):
+    """One job as a graph of its inputs, the closure already lifted out.
+
+    Attributes
+    ----------
+    graph : FrozenFunctionGraph
+        From what one job sees to what it gives. Structurally equal graphs are equal.
+    inputs, outputs : tuple of Slot
+        In the order of the graph's inputs and outputs.
+    label : str
+        The name of the user's function.
+    """
+
+    graph: FrozenFunctionGraph
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+    label: str = field(default="job", compare=False)
+
+    @classmethod
+    def trace(
+        cls,
+        inputs: Sequence[Variable],
+        outputs: Sequence[Variable],
+        input_slots: Sequence[Slot],
+        output_slots: Sequence[Slot],
+        label: str,
+    ) -> GraphJob:
+        """Freeze the graph between these variables."""
+        graph = FrozenFunctionGraph.from_io(list(inputs), list(outputs))
+        return cls(graph, tuple(input_slots), tuple(output_slots), label)
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+    @property
+    def cheap(self) -> bool:
+        return True
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.graph, self.inputs, self.outputs))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hashes of strings differ from process to process; compiled kernels do not travel.
+        return {name: getattr(self, name) for name in ("graph", "inputs", "outputs", "label")}
+
+    def compile(self) -> Kernel:
+        from pymc_mpimap.job.block import compile_block
+
+        return compile_block(self)
+
+    def connection(self) -> list[list[bool]]:
+        pattern = io_connection_pattern(self.graph.inputs, self.graph.outputs)
+        return [
+            [
+                connected and is_differentiable(source) and is_differentiable(target)
+                for connected, target in zip(row, self.outputs, strict=True)
+            ]
+            for row, source in zip(pattern, self.inputs, strict=True)
+        ]
+
+    def refusal(self, output: int, wrt: int) -> str | None:
+        return None
+
+    def pullback(self, wrt: Sequence[int], outputs: Sequence[int]) -> GraphJob:
+        inputs, results = self._thaw()
+        cotangents = [self.outputs[k].type() for k in outputs]
+        gradients = pullback(
+            [results[k] for k in outputs],
+            [inputs[i] for i in wrt],
+            cotangents,
+            disconnected_inputs="ignore",
+        )
+        return self.trace(
+            [*inputs, *cotangents],
+            [_as_type(g, self.inputs[i]) for g, i in zip(gradients, wrt, strict=True)],
+            [*self.inputs, *(cotangent_slot(self.outputs[k], None) for k in outputs)],
+            [cotangent_slot(self.inputs[i], i) for i in wrt],
+            self.label,
+        )
+
+    def pushforward(self, wrt: Sequence[int], outputs: Sequence[int]) -> GraphJob:
+        inputs, results = self._thaw()
+        tangents = [self.inputs[i].type() for i in wrt]
+        pushed = pushforward(
+            [results[k] for k in outputs],
+            [inputs[i] for i in wrt],
+            tangents,
+            disconnected_outputs="ignore",
+        )
+        return self.trace(
+            [*inputs, *tangents],
+            [_as_type(t, self.outputs[k]) for t, k in zip(pushed, outputs, strict=True)],
+            [*self.inputs, *(cotangent_slot(self.inputs[i], None) for i in wrt)],
+            [cotangent_slot(self.outputs[k], self.outputs[k].like) for k in outputs],
+            self.label,
+        )
+
+    def keep(self, outputs: Sequence[int]) -> GraphJob:
+        inputs, results = self._thaw()
+        return self.trace(
+            inputs,
+            [results[k] for k in outputs],
+            self.inputs,
+            [self.outputs[k] for k in outputs],
+            self.label,
+        )
+
+    def used_inputs(self) -> list[int]:
+        inputs, results = self._thaw()
+        reached = set(ancestors(results))
+        used = {i for i, variable in enumerate(inputs) if variable in reached}
+        used |= {slot.like for slot in self.outputs if slot.like is not None}
+        used |= {slot.shapes for slot in self.outputs if slot.shapes is not None}
+        used |= {self.inputs[i].shapes for i in used if self.inputs[i].shapes is not None}
+        return sorted(used)
+
+    def reroute(self, positions: Sequence[int], inputs: tuple[Slot, ...]) -> GraphJob:
+        fresh = [slot.type() for slot in inputs]
+        replacements = [
+            fresh[new] if new >= 0 else slot.type()
+            for new, slot in zip(positions, self.inputs, strict=True)
+        ]
+        results = self.graph.bind(replacements)
+        renumbered = dict(enumerate(positions))
+        outputs = [slot.moved(renumbered) for slot in self.outputs]
+        return self.trace(fresh, results, inputs, outputs, self.label)
+
+    def fuse(self, other: Job) -> GraphJob | None:
+        if not isinstance(other, GraphJob):
+            return None
+        inputs, results = self._thaw()
+        return self.trace(
+            inputs,
+            [*results, *other.graph.bind(inputs)],
+            self.inputs,
+            [*self.outputs, *other.outputs],
+            self.label if self.label == other.label else f"{self.label} and {other.label}",
+        )
+
+    def _thaw(self) -> tuple[list[Variable], list[Variable]]:
+        """Return fresh inputs and the outputs as a graph of them."""
+        inputs = [variable.type() for variable in self.graph.inputs]
+        return inputs, self.graph.bind(inputs)
+
+
+def _as_type(variable: Any, slot: Slot) -> Any:
+    """Return a derivative in the dtype of the slot that it belongs to."""
+    if variable.type.dtype != slot.type.dtype:
+        variable = variable.astype(slot.type.dtype)
+    return variable

@@ -1,0 +1,300 @@
+"""Numeric jobs: a NumPy function of one job, with its derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pymc_mpimap.job.base import Job, Kernel
+from pymc_mpimap.job.derivatives import FiniteDifferences, NumericFunction, numeric_job
+from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable
+from pymc_mpimap.structure import Structure
+
+__all__ = ["Call", "FiniteDifferences", "NumericFunction", "NumericJob", "numeric_job"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a job's inputs become the arguments of the user's function.
+
+    Attributes
+    ----------
+    theta, job, x_r, x_i : Structure
+        The nests that the arguments are; their leaves are the job's first inputs, in this order.
+    leaves : tuple of int
+        Which input each leaf is.
+    arguments : int
+        How many positional arguments the function gets (trailing ones that were not given
+        are left out).
+    job_id : int, optional
+        The input with the job's number, if the function asks for it.
+    """
+
+    theta: Structure
+    job: Structure
+    x_r: Structure
+    x_i: Structure
+    leaves: tuple[int, ...]
+    arguments: int
+    job_id: int | None = None
+
+    @property
+    def structures(self) -> tuple[Structure, ...]:
+        """The four nests, in the order of the function's arguments."""
+        return (self.theta, self.job, self.x_r, self.x_i)
+
+    @property
+    def parameters(self) -> tuple[int, ...]:
+        """The inputs that the function may give derivatives for: theta's leaves, then job's."""
+        return self.leaves[: self.theta.n_leaves + self.job.n_leaves]
+
+    def rebuild(self, leaves: Sequence[Any]) -> list[Any]:
+        """Return theta, job, x_r and x_i with these leaves, as many as the function takes."""
+        rest = iter(leaves)
+        return [structure._rebuild(rest) for structure in self.structures][: self.arguments]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What the function returns."""
+
+
+@dataclass(frozen=True)
+class Pullback:
+    """The derivative with respect to the parameter `wrt`, contracted with a cotangent."""
+
+    wrt: int
+    cotangent: int
+
+
+@dataclass(frozen=True)
+class Pushforward:
+    """The derivative with respect to the parameter `wrt`, contracted with a tangent."""
+
+    wrt: int
+    tangent: int
+
+
+Term = Value | Pullback | Pushforward
+
+
+@dataclass(frozen=True)
+class Memory:
+    """By what a kept evaluation is found again: the job's number and all that it depends on.
+
+    Attributes
+    ----------
+    data : bytes
+        The fingerprint of the held data.
+    supplied : tuple of int
+        The inputs of the function that the graph supplies, looked up by content.
+    """
+
+    data: bytes
+    supplied: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class NumericJob(Job):
+    """One job as a NumPy function; each output is a sum of terms of its value and derivatives.
+
+    Attributes
+    ----------
+    function : NumericFunction
+        The user's function and how its derivatives are had.
+    call : Call
+        How it is called.
+    inputs, outputs : tuple of Slot
+    terms : tuple of tuple of Term
+        For each output, what is added up.
+    memory : Memory, optional
+        Says that evaluations are kept on the rank for a later call with the same inputs.
+    """
+
+    function: NumericFunction
+    call: Call
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+    terms: tuple[tuple[Term, ...], ...]
+    memory: Memory | None = None
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+    @property
+    def cheap(self) -> bool:
+        return False
+
+    def compile(self) -> Kernel:
+        from pymc_mpimap.job.evaluate import compile_numeric
+
+        return compile_numeric(self)
+
+    @cached_property
+    def _given(self) -> frozenset[int]:
+        """The inputs that the function gives derivatives for."""
+        return frozenset(
+            i
+            for i in self.call.parameters
+            if is_differentiable(self.inputs[i])
+            and self.function.refusal(self.inputs[i].name) is None
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_given"}
+
+    def connection(self) -> list[list[bool]]:
+        # Data are inputs of the function too: where they hold real numbers, a derivative exists
+        # in principle, and asking for it must be refused rather than answered with zero.
+        return [
+            [is_differentiable(slot) and self._depends(k, i) for k in range(len(self.outputs))]
+            for i, slot in enumerate(self.inputs)
+        ]
+
+    def _depends(self, output: int, i: int) -> bool:
+        linear = {
+            term.cotangent if isinstance(term, Pullback) else term.tangent
+            for term in self.terms[output]
+            if not isinstance(term, Value)
+        }
+        return i in linear or i in self.call.leaves
+
+    def refusal(self, output: int, wrt: int) -> str | None:
+        slot = self.inputs[wrt]
+        if wrt not in self.call.leaves:
+            return None  # A cotangent or tangent: the job is linear in it.
+        if any(not isinstance(term, Value) for term in self.terms[output]):
+            return (
+                f"{self.name} is a numeric job, which gives first derivatives; a second derivative "
+                f"with respect to {slot.name} was asked for. Write the job with PyTensor (a plain "
+                "function) for Hessians."
+            )
+        if wrt not in self.call.parameters:
+            return (
+                f"{self.name} gives no derivative with respect to its data {slot.name}; pass it "
+                "within theta or jobs if it is a parameter."
+            )
+        return self.function.refusal(slot.name)
+
+    def pullback(self, wrt: Sequence[int], outputs: Sequence[int]) -> NumericJob:
+        first = len(self.inputs)
+        terms: list[tuple[Term, ...]] = []
+        for i in wrt:
+            contributions: list[Term] = []
+            for position, k in enumerate(outputs):
+                cotangent = first + position
+                for term in self.terms[k]:
+                    if isinstance(term, Value) and i in self._given:
+                        contributions.append(Pullback(i, cotangent))
+                    elif isinstance(term, Pullback) and term.cotangent == i:
+                        contributions.append(Pushforward(term.wrt, cotangent))
+                    elif isinstance(term, Pushforward) and term.tangent == i:
+                        contributions.append(Pullback(term.wrt, cotangent))
+            terms.append(tuple(contributions))
+        return replace(
+            self,
+            inputs=(*self.inputs, *(cotangent_slot(self.outputs[k], None) for k in outputs)),
+            outputs=tuple(cotangent_slot(self.inputs[i], i) for i in wrt),
+            terms=tuple(terms),
+        )
+
+    def pushforward(self, wrt: Sequence[int], outputs: Sequence[int]) -> NumericJob:
+        first = len(self.inputs)
+        terms: list[tuple[Term, ...]] = []
+        for k in outputs:
+            contributions: list[Term] = []
+            for position, i in enumerate(wrt):
+                tangent = first + position
+                for term in self.terms[k]:
+                    if isinstance(term, Value) and i in self._given:
+                        contributions.append(Pushforward(i, tangent))
+                    elif isinstance(term, Pullback) and term.cotangent == i:
+                        contributions.append(Pullback(term.wrt, tangent))
+                    elif isinstance(term, Pushforward) and term.tangent == i:
+                        contributions.append(Pushforward(term.wrt, tangent))
+            terms.append(tuple(contributions))
+        return replace(
+            self,
+            inputs=(*self.inputs, *(cotangent_slot(self.inputs[i], None) for i in wrt)),
+            outputs=tuple(cotangent_slot(self.outputs[k], self.outputs[k].like) for k in outputs),
+            terms=tuple(terms),
+        )
+
+    def keep(self, outputs: Sequence[int]) -> NumericJob:
+        return replace(
+            self,
+            outputs=tuple(self.outputs[k] for k in outputs),
+            terms=tuple(self.terms[k] for k in outputs),
+        )
+
+    def used_inputs(self) -> list[int]:
+        used = set(self.call.leaves)
+        if self.call.job_id is not None:
+            used.add(self.call.job_id)
+        for terms in self.terms:
+            for term in terms:
+                if isinstance(term, Pullback):
+                    used.add(term.cotangent)
+                elif isinstance(term, Pushforward):
+                    used.add(term.tangent)
+        used |= {slot.like for slot in self.outputs if slot.like is not None}
+        used |= {slot.shapes for slot in self.outputs if slot.shapes is not None}
+        used |= {self.inputs[i].shapes for i in used if self.inputs[i].shapes is not None}
+        return sorted(used)
+
+    def reroute(self, positions: Sequence[int], inputs: tuple[Slot, ...]) -> NumericJob:
+        def moved(term: Term) -> Term:
+            if isinstance(term, Pullback):
+                return Pullback(positions[term.wrt], positions[term.cotangent])
+            if isinstance(term, Pushforward):
+                return Pushforward(positions[term.wrt], positions[term.tangent])
+            return term
+
+        renumbered = dict(enumerate(positions))
+        call = replace(
+            self.call,
+            leaves=tuple(positions[i] for i in self.call.leaves),
+            job_id=None if self.call.job_id is None else positions[self.call.job_id],
+        )
+        return replace(
+            self,
+            call=call,
+            inputs=inputs,
+            outputs=tuple(slot.moved(renumbered) for slot in self.outputs),
+            terms=tuple(tuple(moved(term) for term in terms) for terms in self.terms),
+        )
+
+    def fuse(self, other: Job) -> NumericJob | None:
+        if not isinstance(other, NumericJob):
+            return None
+        if (self.function, self.call) != (other.function, other.call):
+            return None
+        return replace(
+            self,
+            outputs=(*self.outputs, *other.outputs),
+            terms=(*self.terms, *other.terms),
+        )
+
+
+def value_job(
+    function: NumericFunction, call: Call, inputs: Sequence[Slot], result: Slot
+) -> NumericJob:
+    """Return the job that gives the function's value."""
+    return NumericJob(function, call, tuple(inputs), (result,), ((Value(),),))
+
+
+def length_job(
+    length: Callable[..., int], call: Call, inputs: Sequence[Slot], result: Slot
+) -> NumericJob:
+    """Return the job that gives the length of each job's output, from the job's data alone."""
+
+    def lengths(theta: Any = None, job: Any = None, *data: Any) -> np.ndarray:
+        return np.asarray(length(*data), dtype=np.int64)
+
+    function = NumericFunction(lengths, derivatives=None, name=f"length= of {length!r:.40}")
+    return value_job(function, call, inputs, result)

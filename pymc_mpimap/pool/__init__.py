@@ -1,0 +1,1 @@
+"""Where jobs are evaluated: in this process, or on MPI ranks."""

@@ -1,0 +1,86 @@
+"""The interface of a pool, and which one is in force."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from pymc_mpimap.pool.share import inside_job
+
+if TYPE_CHECKING:
+    from pymc_mpimap.pool.program import Program
+
+__all__ = ["Pool", "current_pool"]
+
+# One stack for all threads: nutpie's chains are threads and use the pool of the main thread.
+_entered: list[Pool] = []
+_lock = threading.Lock()
+
+
+class Pool(ABC):
+    """Evaluates the maps of a program. Use as a context manager to put it in force."""
+
+    @abstractmethod
+    def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Evaluate all maps of a program: one round trip.
+
+        Parameters
+        ----------
+        program : Program
+        inputs : sequence of array
+            The inputs of the Op, all jobs' values together.
+
+        Returns
+        -------
+        list of array
+            The outputs of the Op.
+
+        Raises
+        ------
+        InputError
+            If sizes do not fit; nothing is evaluated then.
+        JobError
+            If a job raised.
+        """
+
+    @abstractmethod
+    def report(self) -> Any:
+        """Return what the pool has done so far, as an object that prints well."""
+
+    def __enter__(self) -> Self:
+        with _lock:
+            _entered.append(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with _lock:
+            _entered.remove(self)
+
+
+def current_pool() -> Pool:
+    """Return the pool in force: the innermost ``with``, or else a serial one.
+
+    Within a job, which is a rank's own work, it is always serial.
+
+    Examples
+    --------
+    >>> import pymc_mpimap as mpimap
+    >>> with mpimap.SerialPool() as pool:
+    ...     mpimap.current_pool() is pool
+    True
+    """
+    from pymc_mpimap.pool.serial import default_pool
+
+    if _entered and not inside_job():
+        return _entered[-1]
+    return default_pool()

@@ -1,0 +1,25 @@
+"""How this process was started, read from the environment: no MPI library is touched."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["POOL_OWNER", "launched_ranks"]
+
+POOL_OWNER = "PYMC_MPIMAP_POOL_OWNER"
+"""Environment variable with the process id of the controller; its children inherit it."""
+
+# What the launchers of Open MPI, MPICH and Intel MPI, PMIx and Slurm tell each process.
+_SIZE_AND_RANK = (
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("PMI_SIZE", "PMI_RANK"),
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+)
+
+
+def launched_ranks() -> tuple[int, int]:
+    """Return how many ranks were started and which one this is; ``(1, 0)`` outside mpiexec."""
+    for size, rank in _SIZE_AND_RANK:
+        if size in os.environ and rank in os.environ:
+            return int(os.environ[size]), int(os.environ[rank])
+    return 1, 0

@@ -1,0 +1,162 @@
+"""What a pool evaluates in one round trip: some maps, and which inputs each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pymc_mpimap.blocks import Node, add_up
+from pymc_mpimap.errors import InputError
+from pymc_mpimap.map import Map
+from pymc_mpimap.pool.share import ShareResult
+from pymc_mpimap.signature import packed_offsets
+
+__all__ = ["Move", "Program", "assemble"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """One input on its way to the ranks.
+
+    Attributes
+    ----------
+    position : int
+        Which input of the program.
+    per_job : bool
+        Scattered by job, or broadcast.
+    jobs : tuple of int, optional
+        For a per-job input: the number of jobs and the grain size, which give the cut points.
+    shapes : int, optional
+        For a ragged one: the index of the move that holds the jobs' shapes, or None if they
+        are the same for every job.
+    """
+
+    position: int
+    per_job: bool
+    jobs: tuple[int, int] | None = None
+    shapes: int | None = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """Maps that are evaluated together.
+
+    Attributes
+    ----------
+    maps : tuple of Map
+    routes : tuple of tuple of int
+        For each map, which inputs of the program its graph inputs are.
+    """
+
+    maps: tuple[Map, ...]
+    routes: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.maps, self.routes))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"maps": self.maps, "routes": self.routes}
+
+    @cached_property
+    def moves(self) -> tuple[Move, ...]:
+        """The inputs to be moved: each once, however many maps take it."""
+        return self._moves_and_uses[0]
+
+    @cached_property
+    def uses(self) -> tuple[tuple[int, ...], ...]:
+        """For each map, the moves that bring its graph inputs."""
+        return self._moves_and_uses[1]
+
+    @cached_property
+    def _moves_and_uses(self) -> tuple[tuple[Move, ...], tuple[tuple[int, ...], ...]]:
+        moves: list[Move] = []
+
+        def index(move: Move) -> int:
+            if move not in moves:
+                moves.append(move)
+            return moves.index(move)
+
+        uses = []
+        for m, route in zip(self.maps, self.routes, strict=True):
+            positions = dict(zip(m.from_graph, route, strict=True))
+            jobs = (m.n_jobs, m.grain_size)
+            used = []
+            for i, position in positions.items():
+                slot = m.job.inputs[i]
+                shapes = None
+                if slot.shapes is not None:
+                    if slot.shapes not in positions:
+                        raise AssertionError(f"{slot.name} is supplied, but its shapes are held")
+                    shapes = index(Move(positions[slot.shapes], True, jobs))
+                used.append(
+                    index(Move(position, True, jobs, shapes) if slot.per_job else Move(position, False))
+                )
+            uses.append(tuple(used))
+        return tuple(moves), tuple(uses)
+
+    def check(self, inputs: Sequence[np.ndarray]) -> None:
+        """Refuse inputs whose sizes do not fit, before anything is evaluated or sent.
+
+        Raises
+        ------
+        InputError
+        """
+        for m, route in zip(self.maps, self.routes, strict=True):
+            values = dict(zip(m.from_graph, route, strict=True))
+            for i, position in values.items():
+                slot, value = m.job.inputs[i], inputs[position]
+                if not slot.per_job:
+                    continue
+                if slot.shapes is None:
+                    if len(value) != m.n_jobs:
+                        raise InputError(
+                            f"map_rect({m.job.name}): {slot.name} has {len(value)} rows now, but "
+                            f"was built for {m.n_jobs} jobs. The number of jobs is fixed when "
+                            "map_rect is called; build the model again for another number"
+                        )
+                    continue
+                shapes = inputs[values[slot.shapes]]
+                if len(shapes) == m.n_jobs and packed_offsets(shapes)[-1] != len(value):
+                    raise InputError(
+                        f"map_rect({m.job.name}): {slot.name} has {len(value)} values for all "
+                        f"jobs together, but the jobs' shapes add up to "
+                        f"{packed_offsets(shapes)[-1]}"
+                    )
+
+
+def assemble(
+    m: Map, subtrees: Sequence[Sequence[Node]], results: Sequence[ShareResult]
+) -> list[np.ndarray]:
+    """Put the shares' results together: concatenated in job order, or summed by the fixed tree.
+
+    Parameters
+    ----------
+    m : Map
+    subtrees : sequence of sequence of Node
+        Which subtrees each share summed.
+    results : sequence of ShareResult
+        In rank order, which is job order.
+    """
+    outputs = []
+    for k, slot in enumerate(m.job.outputs):
+        if slot.per_job:
+            parts = [result.outputs[k] for result in results]
+            outputs.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        elif m.n_jobs == 0:
+            outputs.append(np.zeros(results[0].outputs[k].shape[1:], dtype=slot.type.dtype))
+        else:
+            sums = {
+                node: part
+                for nodes, result in zip(subtrees, results, strict=True)
+                for node, part in zip(nodes, result.outputs[k], strict=True)
+            }
+            outputs.append(np.asarray(add_up((0, m.blocks.count), sums)))
+    return outputs

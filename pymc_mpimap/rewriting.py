@@ -1,0 +1,237 @@
+"""Rewrites: as few round trips as possible, and no job evaluated twice.
+
+Maps that do not depend on each other become one: the value and the gradient of a potential, and
+several potentials, are one round trip. This is the algorithm; its registration is at the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pytensor.compile.mode import optdb
+from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.features import ReplaceValidate
+from pytensor.graph.rewriting.basic import GraphRewriter
+from pytensor.graph.rewriting.reachability import (
+    ancestor_bitsets,
+    greedy_independent_subset,
+    update_ancestors_after_contraction,
+)
+
+from pymc_mpimap.data import JobData, object_digest
+from pymc_mpimap.job.numeric import Memory, NumericJob
+from pymc_mpimap.map import Map
+from pymc_mpimap.op import MapRectOp
+from pymc_mpimap.signature import Slot
+
+__all__ = ["DropUnused", "LoadJaxDispatch", "MergeMaps", "RememberEvaluations"]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A map with the variables that it takes, and those that its outputs replace."""
+
+    map: Map
+    inputs: tuple[Variable, ...]
+    replaces: tuple[Variable, ...]
+
+
+def placed_maps(node: Apply) -> list[Placed]:
+    """Return a node's maps, each with its own inputs and outputs."""
+    placed = []
+    outputs = list(node.outputs)
+    for m, route in zip(node.op.maps, node.op.routes, strict=True):
+        own, outputs = outputs[: len(m.job.outputs)], outputs[len(m.job.outputs) :]
+        placed.append(Placed(m, tuple(node.inputs[i] for i in route), tuple(own)))
+    return placed
+
+
+def make_node(placed: Sequence[Placed]) -> list[tuple[Variable, Variable]]:
+    """Make one node of several maps; each input is taken once.
+
+    Returns
+    -------
+    list of (Variable, Variable)
+        What is replaced by what.
+    """
+    inputs: dict[Variable, int] = {}
+    routes = [[inputs.setdefault(v, len(inputs)) for v in part.inputs] for part in placed]
+    node = MapRectOp([part.map for part in placed], routes).make_node(*inputs)
+    replaced = [variable for part in placed for variable in part.replaces]
+    return list(zip(replaced, node.outputs, strict=True))
+
+
+class _Union:
+    """The inputs of two maps together, each once."""
+
+    def __init__(self) -> None:
+        self.slots: list[Slot] = []
+        self.data: list[JobData | None] = []
+        self.variables: list[Variable] = []
+        self._known: dict[Any, int] = {}
+
+    def add(self, part: Placed) -> list[int]:
+        """Add a map's inputs; return where each is now."""
+        variables = iter(part.inputs)
+        sources = [next(variables) if held is None else held for held in part.map.data]
+        positions = [-1] * len(sources)
+
+        def place(i: int) -> int:
+            if positions[i] >= 0:
+                return positions[i]
+            slot = part.map.job.inputs[i]
+            shapes = None if slot.shapes is None else place(slot.shapes)
+            key = (sources[i], slot.type, slot.per_job, shapes)
+            if key not in self._known:
+                self._known[key] = len(self.slots)
+                self.slots.append(replace(slot, shapes=shapes))
+                held = isinstance(sources[i], JobData)
+                self.data.append(sources[i] if held else None)
+                if not held:
+                    self.variables.append(sources[i])
+            positions[i] = self._known[key]
+            return positions[i]
+
+        for i in range(len(sources)):
+            place(i)
+        return positions
+
+
+def fuse(a: Placed, b: Placed) -> Placed | None:
+    """Return one map that evaluates both together, or None where they have nothing in common."""
+    alike = ("n_jobs", "grain_size", "on_error")
+    if any(getattr(a.map, name) != getattr(b.map, name) for name in alike):
+        return None
+    union = _Union()
+    positions = union.add(a), union.add(b)
+    slots = tuple(union.slots)
+    first, second = (
+        part.map.job.reroute(where, slots) for part, where in zip((a, b), positions, strict=True)
+    )
+    job = first.fuse(second)
+    if job is None:
+        return None
+    fused = replace(a.map, job=job, data=tuple(union.data))
+    return Placed(fused, tuple(union.variables), (*a.replaces, *b.replaces))
+
+
+def merged(nodes: Sequence[Apply]) -> list[tuple[Variable, Variable]]:
+    """Return the replacements that make one node of several independent ones."""
+    together: list[Placed] = []
+    for part in (part for node in nodes for part in placed_maps(node)):
+        for position, other in enumerate(together):
+            fused = fuse(other, part)
+            if fused is not None:
+                together[position] = fused
+                break
+        else:
+            together.append(part)
+    return make_node(together)
+
+
+def map_nodes(fgraph: Any) -> list[Apply]:
+    """Return the nodes of maps, each after those it depends on."""
+    if not any(isinstance(node.op, MapRectOp) for node in fgraph.apply_nodes):
+        return []
+    return [node for node in fgraph.toposort() if isinstance(node.op, MapRectOp)]
+
+
+class _MapRewriter(GraphRewriter):
+    """A rewrite of the nodes of maps."""
+
+    def add_requirements(self, fgraph: Any) -> None:
+        fgraph.attach_feature(ReplaceValidate())
+
+
+class DropUnused(_MapRewriter):
+    """Drop outputs that nobody uses, and inputs that no output needs any more."""
+
+    def apply(self, fgraph: Any) -> None:
+        for node in reversed(map_nodes(fgraph)):
+            parts = []
+            for part in placed_maps(node):
+                kept = [k for k, v in enumerate(part.replaces) if fgraph.clients[v]]
+                if kept:
+                    pruned, positions = part.map.keep(kept).pruned()
+                    parts.append(
+                        Placed(
+                            pruned,
+                            tuple(part.inputs[k] for k in positions),
+                            tuple(part.replaces[k] for k in kept),
+                        )
+                    )
+            if parts and sum(len(part.replaces) for part in parts) < len(node.outputs):
+                fgraph.replace_all_validate(make_node(parts), reason="map_rect_drop_unused")
+
+
+class MergeMaps(_MapRewriter):
+    """Make one node of maps that do not depend on each other."""
+
+    def apply(self, fgraph: Any) -> None:
+        remaining = map_nodes(fgraph)
+        if len(remaining) < 2:
+            return
+        ancestors, bitflags = ancestor_bitsets(fgraph)
+        while len(remaining) > 1:
+            independent = greedy_independent_subset(ancestors, bitflags, remaining)
+            if len(independent) > 1:
+                fgraph.replace_all_validate_remove(
+                    merged(independent), remove=independent, reason="map_rect_merge"
+                )
+                update_ancestors_after_contraction(ancestors, bitflags, independent)
+            done = set(independent)
+            remaining = [node for node in remaining if node not in done]
+
+
+class RememberEvaluations(_MapRewriter):
+    """Where a pullback must wait for its map's value, keep what the ranks have computed.
+
+    A cotangent that depends on the value (predictions gathered, the likelihood outside of the
+    map) forces a second round trip. What is remembered on the rank is looked up by the content of
+    the inputs, so that a result never depends on it.
+    """
+
+    def apply(self, fgraph: Any) -> None:
+        nodes = map_nodes(fgraph)
+        if len(nodes) < 2:
+            return
+        uses: Counter[Any] = Counter()
+        for node in nodes:
+            uses.update({m.job.function for m in node.op.maps if isinstance(m.job, NumericJob)})
+        for node in nodes:
+            parts = [
+                replace(part, map=_remembering(part.map))
+                if isinstance(part.map.job, NumericJob) and uses[part.map.job.function] > 1
+                else part
+                for part in placed_maps(node)
+            ]
+            if any(new.map != old for new, old in zip(parts, node.op.maps, strict=True)):
+                fgraph.replace_all_validate(make_node(parts), reason="map_rect_remember")
+
+
+def _remembering(m: Map) -> Map:
+    job = m.job
+    assert isinstance(job, NumericJob)
+    held = [m.data[i] for i in job.call.leaves]
+    data = object_digest([None if data is None else data.digest for data in held])
+    supplied = tuple(i for i in job.call.leaves if m.data[i] is None)
+    return replace(m, job=replace(job, memory=Memory(data, supplied)))
+
+
+class LoadJaxDispatch(GraphRewriter):
+    """Tell PyTensor's JAX backend of maps when, and only when, it is used."""
+
+    def apply(self, fgraph: Any) -> None:
+        if map_nodes(fgraph):
+            import pymc_mpimap.dispatch.jax  # noqa: F401 # registers itself
+
+
+# After the canonical form, in which equal inputs are one variable and cotangents are simple;
+# before elementwise fusion (49) and in-placing (50), which hide dependencies.
+optdb.register("map_rect_drop_unused", DropUnused(), "fast_run", "fast_compile", position=48.1)
+optdb.register("map_rect_merge", MergeMaps(), "fast_run", "fast_compile", position=48.2)
+optdb.register("map_rect_remember", RememberEvaluations(), "fast_run", "fast_compile", position=48.3)
+optdb.register("map_rect_jax_dispatch", LoadJaxDispatch(), "jax", position=48.4)
