@@ -16,15 +16,16 @@ from pymc_mpimap.errors import (
 from pymc_mpimap.job.derivatives import FiniteDifferences, numeric_job
 from pymc_mpimap.op import MapRectOp
 from pymc_mpimap.pool.base import Pool, current_pool
+from pymc_mpimap.pool.mpi import MPIPool
 from pymc_mpimap.pool.serial import SerialPool
-
-__version__ = "0.1.0"
+from pymc_mpimap.version import __version__
 
 __all__ = [
     "DerivativeError",
     "FiniteDifferences",
     "InputError",
     "JobError",
+    "MPIPool",
     "MapRectError",
     "MapRectOp",
     "MapRectWarning",
@@ -32,6 +33,7 @@ __all__ = [
     "Pool",
     "PoolError",
     "SerialPool",
+    "__version__",
     "current_pool",
     "local",
     "map_rect",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 
-__all__ = ["POOL_OWNER", "launched_ranks"]
+__all__ = ["POOL_OWNER", "launched_ranks", "under_launcher"]
 
 POOL_OWNER = "PYMC_MPIMAP_POOL_OWNER"
 """Environment variable with the process id of the controller; its children inherit it."""
@@ -23,3 +24,21 @@ def launched_ranks() -> tuple[int, int]:
         if size in os.environ and rank in os.environ:
             return int(os.environ[size]), int(os.environ[rank])
     return 1, 0
+
+
+# One of these is set in every process that mpiexec, srun or another launcher started.
+_LAUNCHED = (
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "PMIX_RANK",
+    "MPI_LOCALRANKID",
+    "SLURM_PROCID",
+    "PALS_RANKID",
+    "FLUX_TASK_RANK",
+    "ALPS_APP_PE",
+)
+
+
+def under_launcher() -> bool:
+    """Whether this process is a rank of an MPI job, or may have been until MPI was started."""
+    return "mpi4py.MPI" in sys.modules or any(name in os.environ for name in _LAUNCHED)

@@ -1,0 +1,188 @@
+"""The ranks: how they find each other, and how they end."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytensor
+
+from pymc_mpimap.errors import PoolError
+from pymc_mpimap.pool.controller import Controller
+from pymc_mpimap.pool.wait import Patience, wait_until
+from pymc_mpimap.version import __version__
+
+__all__ = ["Crew", "join"]
+
+HELLO, WELCOME = 32001, 32002
+"""Tags on the user's communicator, used once, before there is a private one."""
+
+STOP_TIMEOUT = 1.0
+"""Seconds that workers get to hear of the end before they are aborted."""
+
+# A child that finds these would take itself for a rank of this job and hang or abort.
+_LAUNCHER_VARIABLES = (
+    "PMI", "PMIX", "OMPI_", "PRTE", "OPAL", "HYDRA", "HYDI", "MPI_LOCAL", "I_MPI", "MPIR",
+)  # fmt: skip
+
+
+@dataclass
+class Crew:
+    """The ranks of one communicator, for the life of this process."""
+
+    comm: Any
+    hosts: tuple[str, ...]
+    cores: tuple[int, ...]
+    left: bool = False
+    _controller: Controller | None = field(default=None, repr=False)
+
+    def controller(self, patience: Patience) -> Controller:
+        """Return the controller's end of the lines, made once: workers know its programs."""
+        if self._controller is None:
+            self._controller = Controller(self.comm, self.hosts, patience)
+        return self._controller
+
+    def leave(self) -> None:
+        """Note that this rank was told to stop."""
+        self.left = True
+
+
+_crews: dict[int, Crew] = {}
+_exit_code = 1
+
+
+def join(comm: Any, timeout: float) -> Crew:
+    """Meet the other ranks and return the crew; later calls return the same one.
+
+    Raises
+    ------
+    PoolError
+        If not all ranks arrive in time, or they run different versions.
+    """
+    from mpi4py import MPI
+
+    base = MPI.COMM_WORLD if comm is None else comm
+    key = MPI._handleof(base)
+    if key in _crews:
+        return _crews[key]
+    hosts, cores = _meet(MPI, base, timeout)
+    crew = Crew(base.Dup(), hosts, cores)
+    _crews[key] = crew
+    _end_together(crew)
+    for name in list(os.environ):
+        if name.startswith(_LAUNCHER_VARIABLES):
+            del os.environ[name]
+    return crew
+
+
+def _self_portrait() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "versions": {
+            "Python": ".".join(map(str, sys.version_info[:3])),
+            "pymc_mpimap": __version__,
+            "pytensor": pytensor.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _meet(MPI: Any, comm: Any, timeout: float) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Exchange who is where. Point to point, so that a rank that never comes is named."""
+    patience = Patience()
+    portrait = _self_portrait()
+    if comm.rank > 0:
+        comm.isend(portrait, dest=0, tag=HELLO)
+        request = comm.irecv(source=0, tag=WELCOME)
+        answer: list[Any] = []
+
+        def arrived() -> bool:
+            done, value = request.test()
+            if done:
+                answer.append(value)
+            return bool(done)
+
+        if not wait_until(arrived, patience, timeout):
+            raise PoolError(
+                f"rank {comm.rank}: rank 0 did not enter MPIPool within {timeout:.0f} s; did it end "
+                "or raise before?"
+            )
+        return answer[0]  # type: ignore[no-any-return]
+    portraits: dict[int, dict[str, Any]] = {0: portrait}
+
+    def all_here() -> bool:
+        status = MPI.Status()
+        while comm.iprobe(source=MPI.ANY_SOURCE, tag=HELLO, status=status):
+            portraits[status.source] = comm.recv(source=status.source, tag=HELLO)
+        return len(portraits) == comm.size
+
+    if not wait_until(all_here, patience, timeout):
+        missing = [rank for rank in range(comm.size) if rank not in portraits]
+        raise PoolError(
+            f"the ranks {missing} did not enter MPIPool within {timeout:.0f} s: all ranks must "
+            "run the same script up to that line"
+        )
+    _check_versions(portraits)
+    hosts = tuple(portraits[rank]["host"] for rank in range(comm.size))
+    cores = tuple(portraits[rank]["cores"] for rank in range(comm.size))
+    for rank in range(1, comm.size):
+        comm.send((hosts, cores), dest=rank, tag=WELCOME)
+    return hosts, cores
+
+
+def _check_versions(portraits: dict[int, dict[str, Any]]) -> None:
+    for rank, portrait in sorted(portraits.items()):
+        for name, mine in portraits[0]["versions"].items():
+            other = portrait["versions"][name]
+            if other != mine:
+                raise PoolError(
+                    f"rank {rank} on {portrait['host']} has {name} {other}, but rank 0 on "
+                    f"{portraits[0]['host']} has {mine}; results would differ. Use one environment "
+                    "on all hosts"
+                )
+
+
+def _end_together(crew: Crew) -> None:
+    """See to it that however one rank ends, all end, and nothing is left running."""
+    comm, pid = crew.comm, os.getpid()
+
+    def abort(code: int) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        comm.Abort(code)
+
+    def at_exit() -> None:
+        # Registered after mpi4py's own, and so run before MPI is finalized.
+        if os.getpid() != pid or crew.left:
+            return
+        crew.left = True
+        if comm.rank > 0:
+            abort(1)  # A worker leaves without having been told to.
+        controller = crew.controller(Patience())
+        if not controller.stop(STOP_TIMEOUT):
+            abort(_exit_code)
+
+    def on_signal(number: int, frame: Any) -> None:
+        abort(128 + number)
+
+    atexit.register(at_exit)
+    previous = sys.excepthook
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        global _exit_code
+        _exit_code = 130 if issubclass(kind, KeyboardInterrupt) else 1
+        previous(kind, error, trace)
+
+    sys.excepthook = uncaught
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    if comm.rank > 0:
+        # Rank 0 alone decides what Ctrl-C means: the sampler there returns its draws.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

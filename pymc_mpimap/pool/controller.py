@@ -1,0 +1,383 @@
+"""The controller's side: send each worker what changed, collect the answers."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from pytensor.configdefaults import config
+
+from pymc_mpimap.errors import JobError, JobFailure
+from pymc_mpimap.map import Map
+from pymc_mpimap.pool.balance import even_cuts
+from pymc_mpimap.pool.program import Move, Program, assemble
+from pymc_mpimap.pool.protocol import (
+    DOWN,
+    HEADER,
+    PAYLOAD,
+    UP,
+    Command,
+    Define,
+    Layout,
+    Packing,
+    Status,
+    new_buffer,
+    same_bytes,
+)
+from pymc_mpimap.pool.share import Share, ShareResult, output_shapes
+from pymc_mpimap.pool.wait import Patience, wait_until
+from pymc_mpimap.signature import packed_offsets
+
+__all__ = ["Controller"]
+
+
+def current_settings() -> dict[str, Any]:
+    """Return PyTensor's configuration where it changes compiled code, for the workers."""
+    names = ("mode", "linker", "optimizer", "floatX", "cast_policy", "numba__fastmath")
+    settings = {name: getattr(config, name) for name in names}
+    if "jax" in sys.modules:
+        settings["jax_enable_x64"] = sys.modules["jax"].config.jax_enable_x64
+    return settings
+
+
+class Link:
+    """The line to one worker: its buffers and persistent requests."""
+
+    def __init__(self, comm: Any, rank: int, patience: Patience):
+        from mpi4py import MPI
+
+        self._new_status, self._byte = MPI.Status, MPI.BYTE
+        self.comm, self.rank, self.patience = comm, rank, patience
+        self.busy = 0.0
+        self._sends: dict[int, Any] = {}
+        self._sending: Any = None
+        self._receiving = False
+        self._down_into(new_buffer(8 * HEADER))
+        self._up_into(new_buffer(8 * HEADER))
+
+    def _down_into(self, buffer: np.ndarray) -> None:
+        self.message, self._sends = buffer, {}
+        self._header = buffer[: 8 * HEADER].view(np.int64)
+
+    def _up_into(self, buffer: np.ndarray) -> None:
+        self.answer = buffer
+        self._answer_header = buffer[: 8 * HEADER].view(np.int64)
+        self._receive = self.comm.Recv_init(buffer, source=self.rank, tag=UP)
+
+    def reserve(self, down: int, up: int) -> None:
+        """Make room for messages of these sizes; nothing may be under way."""
+        if down > len(self.message):
+            self._down_into(new_buffer(down))
+        if up > len(self.answer):
+            self._up_into(new_buffer(up))
+
+    def ready(self, timeout: float | None = None) -> bool:
+        """Wait until the last message has left, so that its buffer can be used again."""
+        if self._sending is None:
+            return True
+        done = wait_until(self._sending.Test, self.patience, timeout)
+        if done:
+            self._sending = None
+        return done
+
+    def send(self, command: Command, evaluation: int, number: int, size: int) -> None:
+        """Send what stands in the message buffer, up to `size`, with this header."""
+        self._header[:] = (command, evaluation, number, 0)
+        if size not in self._sends:
+            self._sends[size] = self.comm.Send_init(self.message[:size], dest=self.rank, tag=DOWN)
+        # Noted before it is started: a Ctrl-C in between leaves a request that tests as done.
+        self._sending = self._sends[size]
+        self._sending.Start()
+
+    def control(self, number: int, order: Define | Layout) -> None:
+        """Send a definition or a layout: not on the hot path."""
+        payload = np.frombuffer(cloudpickle.dumps(order, protocol=5), np.uint8)
+        self.ready()
+        self._header[:] = (Command.CONTROL, 0, number, len(payload))
+        requests = [
+            self.comm.Isend(self.message[: 8 * HEADER], dest=self.rank, tag=DOWN),
+            self.comm.Isend(payload, dest=self.rank, tag=PAYLOAD),
+        ]
+        for request in requests:
+            wait_until(request.Test, self.patience)
+
+    def expect(self) -> None:
+        """Have a receive under way for the next answer."""
+        if not self._receiving:
+            self._receiving = True
+            self._receive.Start()
+
+    def drain(self) -> None:
+        """Take in the answer of an evaluation that was interrupted, if one is on its way."""
+        while self._receiving:
+            wait_until(self._receive.Test, self.patience)
+            self._receiving = False
+            if self._answer_header[3]:
+                self._failures(int(self._answer_header[0]))
+
+    def collect(self, evaluation: int) -> tuple[Status, list[JobFailure]]:
+        """Wait for the answer to an evaluation; stale answers are dropped."""
+        while True:
+            self.expect()
+            wait_until(self._receive.Test, self.patience)
+            self._receiving = False
+            answered, status, busy, payload = self._answer_header.tolist()
+            if answered == evaluation:
+                self.busy = busy * 1e-9
+                return Status(status), self._failures(evaluation) if payload else []
+
+    def _failures(self, evaluation: int) -> list[JobFailure]:
+        """Receive what went wrong; what belongs to an earlier evaluation is dropped."""
+        while True:
+            status = self._new_status()
+            probe = partial(self.comm.Iprobe, source=self.rank, tag=PAYLOAD, status=status)
+            wait_until(probe, self.patience)
+            buffer = np.empty(status.Get_count(self._byte), dtype=np.uint8)
+            request = self.comm.Irecv(buffer, source=self.rank, tag=PAYLOAD)
+            wait_until(request.Test, self.patience)
+            answered, failures = pickle.loads(buffer.tobytes())
+            if answered == evaluation:
+                return list(failures)
+
+
+class _Assignment:
+    """A program as the controller knows it: who works on what, and what was last sent."""
+
+    def __init__(self, number: int, program: Program, ranks: int):
+        self.number, self.program = number, program
+        self.cuts = [even_cuts(m.blocks.count, ranks) for m in program.maps]
+        self.shares = [
+            [Share(m, cuts[rank], cuts[rank + 1], rank) for rank in range(ranks)]
+            for m, cuts in zip(program.maps, self.cuts, strict=True)
+        ]
+        for shares in self.shares:
+            own = shares[0]
+            own.map = own.map.owned(own.first, own.last)
+        by_jobs = {
+            (m.n_jobs, m.grain_size): [(share.first, share.last) for share in shares]
+            for m, shares in zip(program.maps, self.shares, strict=True)
+        }
+        self.job_runs = [by_jobs[move.jobs] if move.jobs else None for move in program.moves]
+        self.working = [
+            rank
+            for rank in range(1, ranks)
+            if any(shares[rank].low < shares[rank].high for shares in self.shares)
+        ]
+        self.defined = False
+        self.last: list[np.ndarray] | None = None
+        self.packings: dict[int, Packing] = {}
+        self.answers: dict[int, Packing] = {}
+        self.offsets: dict[int, np.ndarray] = {}
+
+    def part(self, i: int, rank: int, value: np.ndarray) -> np.ndarray:
+        """Return a rank's part of an input."""
+        runs, move = self.job_runs[i], self.program.moves[i]
+        if runs is None:
+            return value
+        first, last = runs[rank]
+        if move.shapes is not None:
+            offsets = self.offsets[move.shapes]
+            first, last = offsets[first], offsets[last]
+        return value[first:last]
+
+
+class Controller:
+    """Evaluates programs on all ranks of a communicator, of which this is rank 0.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm or None
+        The private communicator; None for this process alone.
+    hosts : sequence of str
+        Where each rank runs.
+    patience : Patience
+    """
+
+    def __init__(self, comm: Any, hosts: Sequence[str], patience: Patience):
+        self.hosts = hosts
+        self.links = [Link(comm, rank, patience) for rank in range(1, len(hosts))]
+        self._assignments: dict[Program, _Assignment] = {}
+        self._evaluation = 0
+
+    def evaluate(
+        self, program: Program, inputs: Sequence[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[float], list[JobFailure]]:
+        """Evaluate a program.
+
+        Returns
+        -------
+        outputs : list of array
+        busy : list of float
+            The seconds that each rank worked.
+        failures : list of JobFailure
+            Jobs that raised and were rejected.
+        """
+        program.check(inputs)
+        assignment = self._assignments.get(program)
+        if assignment is None:
+            assignment = _Assignment(len(self._assignments), program, len(self.hosts))
+            self._assignments[program] = assignment
+        values = [np.asarray(inputs[move.position]) for move in program.moves]
+        self._evaluation += 1
+        evaluation = self._evaluation
+        self._dispatch(assignment, values, evaluation)
+        busy = [0.0] * len(self.hosts)
+        results: list[list[ShareResult | None]] = [
+            [None] * len(self.hosts) for _ in program.maps
+        ]
+        failed: list[JobError] = []
+        begun = time.perf_counter()
+        try:
+            for k, used in enumerate(program.uses):
+                own = [assignment.part(i, 0, values[i]) for i in used]
+                results[k][0] = assignment.shares[k][0].evaluate(own)
+        except JobError as error:
+            failed.append(error)
+        busy[0] = time.perf_counter() - begun
+        failures = [f for column in results if column[0] is not None for f in column[0].failures]
+        for rank in assignment.working:
+            link = self.links[rank - 1]
+            status, reported = link.collect(evaluation)
+            busy[rank] = link.busy
+            if status == Status.FAILED:
+                failed.append(JobError(reported[0]))
+                continue
+            failures += reported
+            self._unpack(assignment, rank, link, results)
+        if failed:
+            raise min(failed, key=lambda error: error.failure.job)
+        outputs: list[np.ndarray] = []
+        for m, shares, column in zip(program.maps, assignment.shares, results, strict=True):
+            present = [(s, r) for s, r in zip(shares, column, strict=True) if r is not None]
+            outputs += assemble(m, [s.subtrees for s, _ in present], [r for _, r in present])
+        return outputs, busy, failures
+
+    def _dispatch(
+        self, assignment: _Assignment, values: list[np.ndarray], evaluation: int
+    ) -> None:
+        """Send every working rank what changed since the last time."""
+        last = assignment.last
+        fits = last is not None and all(
+            a.shape == b.shape for a, b in zip(values, last, strict=True)
+        )
+        if fits:
+            assert last is not None
+            fits = all(same_bytes(values[i], last[i]) for i in assignment.offsets)
+        if not fits:
+            self._lay_out(assignment, values)
+        for rank in assignment.working:
+            link = self.links[rank - 1]
+            link.ready()
+            packing = assignment.packings[rank]
+            changed = tuple(
+                i
+                for i, value in enumerate(values)
+                if not fits
+                or not same_bytes(
+                    assignment.part(i, rank, value), assignment.part(i, rank, last[i])  # type: ignore[index]
+                )
+            )
+            flags = link.message[8 * HEADER : 8 * HEADER + packing.flags]
+            flags[:] = 0
+            flags[list(changed)] = 1
+            views, size = packing.views(link.message, changed)
+            for i, view in zip(changed, views, strict=True):
+                view[...] = assignment.part(i, rank, values[i])
+            link.expect()
+            link.send(Command.EVALUATE, evaluation, assignment.number, size)
+        if fits:
+            for mine, value in zip(assignment.last or [], values, strict=True):
+                mine[...] = value
+        else:
+            assignment.last = [value.copy() for value in values]
+
+    def _lay_out(self, assignment: _Assignment, values: list[np.ndarray]) -> None:
+        """Agree with the workers on the shapes of all that will be sent, either way."""
+        assignment.last = None
+        moves = assignment.program.moves
+        assignment.offsets = {
+            move.shapes: packed_offsets(values[move.shapes])
+            for move in moves
+            if move.shapes is not None
+        }
+        if not assignment.defined:
+            self._define(assignment, values)
+        for rank in assignment.working:
+            link = self.links[rank - 1]
+            link.ready()
+            link.drain()
+            parts = [assignment.part(i, rank, value) for i, value in enumerate(values)]
+            layout = tuple((part.dtype.str, part.shape) for part in parts)
+            assignment.packings[rank] = Packing(layout, len(moves))
+            assignment.answers[rank] = self._answer(assignment, rank, parts)
+            link.control(assignment.number, Layout(assignment.number, layout))
+            link.reserve(assignment.packings[rank].nbytes, assignment.answers[rank].nbytes)
+
+    def _define(self, assignment: _Assignment, values: list[np.ndarray]) -> None:
+        """Send each worker the program and the data of its jobs, once."""
+        # This rank compiles first: the others then find compiled code in PyTensor's cache.
+        if assignment.working:
+            for shares, used in zip(assignment.shares, assignment.program.uses, strict=True):
+                shares[0].warm([assignment.part(i, 0, values[i]) for i in used])
+        settings = current_settings()
+        for rank in assignment.working:
+            mine = [shares[rank] for shares in assignment.shares]
+            owned = tuple(share.map.owned(share.first, share.last) for share in mine)
+            program = replace(assignment.program, maps=owned)
+            runs = tuple((share.low, share.high) for share in mine)
+            self.links[rank - 1].control(
+                assignment.number, Define(assignment.number, program, runs, settings)
+            )
+        assignment.defined = True
+
+    def _answer(self, assignment: _Assignment, rank: int, parts: list[np.ndarray]) -> Packing:
+        """Return how a worker's answer is packed."""
+        shapes: list[tuple[Any, tuple[int, ...]]] = []
+        for shares, used in zip(assignment.shares, assignment.program.uses, strict=True):
+            share = shares[rank]
+            supplied = iter(parts[i] for i in used)
+            inputs = [
+                next(supplied) if held is None else _shape_data(share.map, i, share)
+                for i, held in enumerate(share.map.data)
+            ]
+            sizes = output_shapes(share.map, inputs, share.first, share.last, len(share.subtrees))
+            for slot, shape in zip(share.map.job.outputs, sizes, strict=True):
+                shapes.append((slot.type.dtype, shape))
+        return Packing(shapes)
+
+    def _unpack(
+        self,
+        assignment: _Assignment,
+        rank: int,
+        link: Link,
+        results: list[list[ShareResult | None]],
+    ) -> None:
+        packing = assignment.answers[rank]
+        arrays, _ = packing.views(link.answer, tuple(range(len(packing.parts))))
+        rest = iter(arrays)
+        for k, m in enumerate(assignment.program.maps):
+            results[k][rank] = ShareResult([next(rest) for _ in m.job.outputs])
+
+    def stop(self, timeout: float) -> bool:
+        """Tell all workers to stop; say whether all of them heard it in time."""
+        deadline = time.perf_counter() + timeout
+        for link in self.links:
+            if not link.ready(max(0.0, deadline - time.perf_counter())):
+                return False
+            link.send(Command.STOP, 0, 0, 8 * HEADER)
+        return all(link.ready(max(0.0, deadline - time.perf_counter())) for link in self.links)
+
+
+def _shape_data(m: Map, i: int, share: Share) -> Any:
+    """Return held data only where the shapes of outputs follow from them."""
+    if any(slot.shapes == i or slot.like == i for slot in m.job.outputs):
+        held = m.data[i]
+        return None if held is None else held.block(share.first, share.last)
+    return None

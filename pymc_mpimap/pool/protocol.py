@@ -1,0 +1,167 @@
+"""What controller and workers say to each other, byte by byte.
+
+Down, from the controller::
+
+    command, evaluation, program, payload     four int64
+    changed                                   one byte an input, padded to eight
+    values of the changed inputs              each aligned to eight bytes
+
+Up, from a worker::
+
+    evaluation, status, busy, payload         four int64
+    outputs                                   each aligned to eight bytes
+
+A payload is a pickled object that follows in a message of its own: definitions, layouts and
+failures, none of them on the hot path. Both sides know all shapes beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "DOWN",
+    "HEADER",
+    "PAYLOAD",
+    "UP",
+    "Command",
+    "Define",
+    "Layout",
+    "Packing",
+    "Status",
+    "new_buffer",
+    "same_bytes",
+]
+
+# Tags on the private communicator.
+DOWN, UP, PAYLOAD = 1, 2, 3
+
+HEADER = 4
+"""How many int64 a message begins with."""
+
+
+class Command(IntEnum):
+    """What the controller wants."""
+
+    EVALUATE = 1
+    CONTROL = 2
+    STOP = 3
+
+
+class Status(IntEnum):
+    """How an evaluation went on a worker."""
+
+    OK = 0
+    REJECTED = 1
+    FAILED = 2
+
+
+@dataclass(frozen=True)
+class Define:
+    """Control: a program, with the data of the receiver's jobs.
+
+    Attributes
+    ----------
+    number : int
+        How later commands call it.
+    program : Program
+    runs : tuple of (int, int)
+        For each map, the receiver's run of blocks.
+    settings : dict
+        PyTensor's configuration where it changes the compiled code.
+    """
+
+    number: int
+    program: Any
+    runs: tuple[tuple[int, int], ...]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Control: the dtypes and shapes of what will be sent to the receiver for a program."""
+
+    number: int
+    parts: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class Packing:
+    """Arrays one after the other in a buffer, after a header and some flags.
+
+    Parameters
+    ----------
+    parts : sequence of (dtype, shape)
+        All arrays that may be packed.
+    flags : int
+        How many bytes of flags stand between the header and the arrays.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Any, tuple[int, ...]]], flags: int = 0):
+        self.parts = [(np.dtype(dtype), tuple(shape)) for dtype, shape in parts]
+        self.flags = flags
+        self.start = 8 * HEADER + _aligned(flags)
+        self.nbytes = self.start + sum(_aligned(self._nbytes(i)) for i in range(len(self.parts)))
+        self._buffer: np.ndarray | None = None
+        self._views: dict[tuple[int, ...], tuple[list[np.ndarray], int]] = {}
+
+    def _nbytes(self, i: int) -> int:
+        dtype, shape = self.parts[i]
+        return int(dtype.itemsize * np.prod(shape, dtype=np.int64))
+
+    def views(self, buffer: np.ndarray, chosen: tuple[int, ...]) -> tuple[list[np.ndarray], int]:
+        """Return arrays that look into the buffer, and where the last of them ends.
+
+        They are made once for each buffer and choice: nothing is allocated while a chain runs.
+
+        Parameters
+        ----------
+        buffer : array of uint8
+        chosen : tuple of int
+            Which of the parts are packed, in order.
+        """
+        if buffer is not self._buffer:
+            self._buffer, self._views = buffer, {}
+        if chosen not in self._views:
+            position = self.start
+            arrays = []
+            for i in chosen:
+                dtype, shape = self.parts[i]
+                nbytes = self._nbytes(i)
+                arrays.append(buffer[position : position + nbytes].view(dtype).reshape(shape))
+                position += _aligned(nbytes)
+            self._views[chosen] = arrays, position
+        return self._views[chosen]
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // 8) * 8
+
+
+def new_buffer(nbytes: int) -> np.ndarray:
+    """Return a buffer for messages of up to this size, aligned for any number."""
+    return np.zeros(-(-nbytes // 8), dtype=np.int64).view(np.uint8)
+
+
+_SMALL = 2048
+_CHUNK = 1 << 20
+
+
+def same_bytes(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays of one shape and dtype hold the same bytes, NaNs included.
+
+    Arrays that differ usually differ at once: the beginning is compared first.
+    """
+    if a.nbytes <= _SMALL:
+        return a.tobytes() == b.tobytes()
+    flat_a, flat_b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
+    if flat_a[:_SMALL].tobytes() != flat_b[:_SMALL].tobytes():
+        return False
+    return all(
+        np.array_equal(flat_a[i : i + _CHUNK], flat_b[i : i + _CHUNK])
+        for i in range(_SMALL, len(flat_a), _CHUNK)
+    )
