@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +75,7 @@ def join(comm: Any, timeout: float) -> Crew:
     hosts, cores = _meet(MPI, base, timeout)
     crew = Crew(base.Dup(), hosts, cores)
     _crews[key] = crew
-    _end_together(crew)
+    _end_together(crew, MPI.Finalize)
     for name in list(os.environ):
         if name.startswith(_LAUNCHER_VARIABLES):
             del os.environ[name]
@@ -149,7 +150,7 @@ def _check_versions(portraits: dict[int, dict[str, Any]]) -> None:
                 )
 
 
-def _end_together(crew: Crew) -> None:
+def _end_together(crew: Crew, finalize: Callable[[], None]) -> None:
     """See to it that however one rank ends, all end, and nothing is left running."""
     comm, pid = crew.comm, os.getpid()
 
@@ -177,8 +178,16 @@ def _end_together(crew: Crew) -> None:
 
     def uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         global _exit_code
-        _exit_code = 130 if issubclass(kind, KeyboardInterrupt) else 1
         previous(kind, error, trace)
+        if issubclass(kind, KeyboardInterrupt) and os.getpid() == pid:
+            # Python would end by sending itself SIGINT, which mpiexec reports as a crash. Do what
+            # it does at exit, and leave with the status that a shell gives to Ctrl-C.
+            _exit_code = 130
+            atexit._run_exitfuncs()
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            finalize()
+            os._exit(130)
 
     sys.excepthook = uncaught
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -122,11 +122,14 @@ class Link:
             if self._answer_header[3]:
                 self._failures(int(self._answer_header[0]))
 
-    def collect(self, evaluation: int) -> tuple[Status, list[JobFailure]]:
-        """Wait for the answer to an evaluation; stale answers are dropped."""
+    def collect(
+        self, evaluation: int, timeout: float | None = None
+    ) -> tuple[Status, list[JobFailure]] | None:
+        """Wait for the answer to an evaluation; stale answers are dropped. None if out of time."""
         while True:
             self.expect()
-            wait_until(self._receive.Test, self.patience)
+            if not wait_until(self._receive.Test, self.patience, timeout):
+                return None
             self._receiving = False
             answered, status, busy, payload = self._answer_header.tolist()
             if answered == evaluation:
@@ -244,7 +247,9 @@ class Controller:
         failures = [f for column in results if column[0] is not None for f in column[0].failures]
         for rank in assignment.working:
             link = self.links[rank - 1]
-            status, reported = link.collect(evaluation)
+            answer = link.collect(evaluation)
+            assert answer is not None  # Without a time limit, there is one.
+            status, reported = answer
             busy[rank] = link.busy
             if status == Status.FAILED:
                 failed.append(JobError(reported[0]))
@@ -366,13 +371,19 @@ class Controller:
             results[k][rank] = ShareResult([next(rest) for _ in m.job.outputs])
 
     def stop(self, timeout: float) -> bool:
-        """Tell all workers to stop; say whether all of them heard it in time."""
+        """Tell all workers to stop; say whether all of them answered in time."""
         deadline = time.perf_counter() + timeout
+
+        def left() -> float:
+            return max(0.0, deadline - time.perf_counter())
+
+        self._evaluation += 1
         for link in self.links:
-            if not link.ready(max(0.0, deadline - time.perf_counter())):
+            if not link.ready(left()):
                 return False
-            link.send(Command.STOP, 0, 0, 8 * HEADER)
-        return all(link.ready(max(0.0, deadline - time.perf_counter())) for link in self.links)
+            link.expect()
+            link.send(Command.STOP, self._evaluation, 0, 8 * HEADER)
+        return all(link.collect(self._evaluation, left()) is not None for link in self.links)
 
 
 def _shape_data(m: Map, i: int, share: Share) -> Any:

@@ -104,6 +104,8 @@ class _Worker:
             wait_until(self.receive.Test, self.patience)
             command, evaluation, number, payload = self.header.tolist()
             if command == Command.STOP:
+                # Answered, so that the controller knows that nobody is still in a job.
+                self._send_answer(evaluation, Status.OK, 0, b"", 8 * HEADER)
                 return
             if command == Command.CONTROL:
                 self._control(number, self._payload(payload))
@@ -159,6 +161,11 @@ class _Worker:
         payload = cloudpickle.dumps((evaluation, failures)) if failures else b""
         size = self._pack(results if status != Status.FAILED else [])
         busy = time.perf_counter_ns() - begun
+        self._send_answer(evaluation, status, busy, payload, size)
+
+    def _send_answer(
+        self, evaluation: int, status: Status, busy: int, payload: bytes, size: int
+    ) -> None:
         self.answer_header[:] = (evaluation, status, busy, len(payload))
         if size not in self._sends:
             self._sends[size] = self.comm.Send_init(self.answer[:size], dest=0, tag=UP)
