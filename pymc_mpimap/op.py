@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -92,7 +93,7 @@ class MapRectOp(Op):
 
     def perform(self, node: Apply, inputs: Sequence[Any], output_storage: Any) -> None:
         """Evaluate through the pool in force."""
-        results = current_pool().evaluate(self.program, inputs)
+        results = evaluate_op(self, inputs)
         for storage, result in zip(output_storage, results, strict=True):
             storage[0] = result
 
@@ -228,5 +229,11 @@ def apply_map(m: Map, inputs: Sequence[Variable]) -> list[Variable]:
 
 
 def evaluate_op(op: MapRectOp, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Evaluate an Op's maps on arrays, as the compiled backends do."""
-    return current_pool().evaluate(op.program, inputs)
+    """Evaluate an Op's maps on arrays, through the pool in force."""
+    pool = current_pool()
+    try:
+        return pool.evaluate(op.program, inputs)
+    except Exception as error:
+        if isinstance(threading.current_thread(), threading._DummyThread):
+            pool.escalate(error)  # A thread of compiled code: nobody there would see it.
+        raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from pymc_mpimap.errors import MapRectWarning
 from pymc_mpimap.pool.share import inside_job
 
 if TYPE_CHECKING:
@@ -52,7 +55,22 @@ class Pool(ABC):
     def report(self) -> Any:
         """Return what the pool has done so far, as an object that prints well."""
 
+    _swallowed: BaseException | None = None
+
+    def escalate(self, error: Exception) -> None:
+        """Make an error known that was raised where no Python caller can see it.
+
+        nutpie's chains are threads of its own, in which an exception only rejects the proposal.
+        The sampler is interrupted, as by Ctrl-C, so that it returns the draws so far; leaving the
+        pool's ``with`` block then raises the error.
+        """
+        if self._swallowed is None:
+            self._swallowed = error
+            warnings.warn(f"sampling is interrupted, because {error}", MapRectWarning, stacklevel=2)
+            _thread.interrupt_main()
+
     def __enter__(self) -> Self:
+        self._swallowed = None
         with _lock:
             _entered.append(self)
         return self
@@ -65,6 +83,8 @@ class Pool(ABC):
     ) -> None:
         with _lock:
             _entered.remove(self)
+        if error is None and self._swallowed is not None:
+            raise self._swallowed
 
 
 def current_pool() -> Pool:

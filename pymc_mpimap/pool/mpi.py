@@ -126,9 +126,9 @@ class MPIPool(Pool):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        super().__exit__(kind, error, trace)
         os.environ.pop(POOL_OWNER, None)
         self._restore_threads()
+        super().__exit__(kind, error, trace)
 
     def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         if self._controller is None:
