@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 from pytensor.graph.basic import Constant, Variable
-from pytensor.graph.replace import vectorize_graph
+from pytensor.graph.replace import clone_replace, vectorize_graph
 from pytensor.graph.rewriting.utils import rewrite_graph
-from pytensor.graph.traversal import ancestors
+from pytensor.graph.traversal import ancestors, graph_inputs
+from pytensor.tensor.shape import Shape_i
 from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.arguments import (
@@ -294,6 +295,7 @@ class _Builder:
         length = rewrite_graph(length, include=("ShapeOpt", "canonicalize"))
         if isinstance(length, Constant):
             return int(length.data)
+        length = self._in_terms_of_shapes(length, variables)
         outside: dict[Variable, Variable] = {}
         for variable, slot, source in zip(variables, self.slots, self.sources, strict=True):
             known = source
@@ -305,11 +307,30 @@ class _Builder:
                 outside[variable] = known
         needed = set(ancestors([length], blockers=list(variables)))
         if all(v in outside for v in variables if v in needed):
-            lengths = vectorize_graph(length, outside)
-        else:
-            one = self._output("int64", ())
-            counting = GraphJob.trace(
-                variables, [length.astype("int64")], self.slots, [one], f"length of {self.label}"
-            )
-            lengths = self._counted(counting)
-        return pt.broadcast_to(lengths, (self.n_jobs,))
+            lengths = pt.broadcast_to(vectorize_graph(length, outside), (self.n_jobs,))
+            if all(isinstance(root, Constant) for root in graph_inputs([lengths])):
+                counted = lengths.eval(mode="FAST_COMPILE")
+                alike = set(counted.tolist() or [0])
+                return alike.pop() if len(alike) == 1 else pt.constant(counted, dtype="int64")
+            return lengths
+        one = self._output("int64", ())
+        counting = GraphJob.trace(
+            variables, [length.astype("int64")], self.slots, [one], f"length of {self.label}"
+        )
+        return self._counted(counting)
+
+    def _in_terms_of_shapes(self, length: Variable, variables: Sequence[Variable]) -> Variable:
+        """Take the sizes of ragged inputs from their shapes, which are known outside of the map."""
+        shapes_of = {
+            variable: variables[slot.shapes]
+            for variable, slot in zip(variables, self.slots, strict=True)
+            if slot.shapes is not None
+        }
+        sizes = {
+            v: shapes_of[v.owner.inputs[0]][v.owner.op.i]
+            for v in ancestors([length])
+            if v.owner is not None
+            and isinstance(v.owner.op, Shape_i)
+            and v.owner.inputs[0] in shapes_of
+        }
+        return clone_replace(length, sizes) if sizes else length

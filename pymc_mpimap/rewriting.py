@@ -6,9 +6,9 @@ several potentials, are one round trip. This is the algorithm; its registration 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 from pytensor.compile.mode import optdb
@@ -22,7 +22,10 @@ from pytensor.graph.rewriting.reachability import (
 )
 
 from pymc_mpimap.data import JobData, object_digest
-from pymc_mpimap.job.numeric import Memory, NumericJob
+from pymc_mpimap.job.graph import GraphJob
+from pymc_mpimap.job.memory import Memory
+from pymc_mpimap.job.numeric import NumericJob
+from pymc_mpimap.job.split import SplitJob, common_work
 from pymc_mpimap.map import Map
 from pymc_mpimap.op import MapRectOp
 from pymc_mpimap.signature import Slot
@@ -198,27 +201,64 @@ class RememberEvaluations(_MapRewriter):
         nodes = map_nodes(fgraph)
         if len(nodes) < 2:
             return
-        uses: Counter[Any] = Counter()
-        for node in nodes:
-            uses.update({m.job.function for m in node.op.maps if isinstance(m.job, NumericJob)})
-        for node in nodes:
-            parts = [
-                replace(part, map=_remembering(part.map))
-                if isinstance(part.map.job, NumericJob) and uses[part.map.job.function] > 1
-                else part
-                for part in placed_maps(node)
-            ]
-            if any(new.map != old for new, old in zip(parts, node.op.maps, strict=True)):
-                fgraph.replace_all_validate(make_node(parts), reason="map_rect_remember")
+        parts = [placed_maps(node) for node in nodes]
+        for later, earlier in combinations(range(len(nodes) - 1, -1, -1), 2):
+            for i, a in enumerate(parts[earlier]):
+                for k, b in enumerate(parts[later]):
+                    parts[earlier][i], parts[later][k] = a, b = remembering(a, b)
+        for node, new in zip(reversed(nodes), reversed(parts), strict=True):
+            if any(part.map != old for part, old in zip(new, node.op.maps, strict=True)):
+                # From the last to the first: a node's inputs are then still what they were.
+                fgraph.replace_all_validate(make_node(new), reason="map_rect_remember")
 
 
-def _remembering(m: Map) -> Map:
-    job = m.job
+def remembering(a: Placed, b: Placed) -> tuple[Placed, Placed]:
+    """Let `b` use what `a`, evaluated before it, has in common with it."""
+    if isinstance(a.map.job, NumericJob) and isinstance(b.map.job, NumericJob):
+        same = a.map.job.function == b.map.job.function
+        return (_numeric_memory(a), _numeric_memory(b)) if same else (a, b)
+    if isinstance(a.map.job, GraphJob) and isinstance(b.map.job, GraphJob):
+        return _split(a, b)
+    return a, b
+
+
+def _numeric_memory(part: Placed) -> Placed:
+    job, data = part.map.job, part.map.data
     assert isinstance(job, NumericJob)
-    held = [m.data[i] for i in job.call.leaves]
-    data = object_digest([None if data is None else data.digest for data in held])
-    supplied = tuple(i for i in job.call.leaves if m.data[i] is None)
-    return replace(m, job=replace(job, memory=Memory(data, supplied)))
+    arguments = [*job.call.leaves, *([] if job.call.job_id is None else [job.call.job_id])]
+    held = [None if (d := data[i]) is None else d.digest for i in arguments]
+    supplied = tuple(i for i in arguments if data[i] is None)
+    memory = Memory(object_digest((job.function.digest, held)), supplied)
+    return replace(part, map=replace(part.map, job=replace(job, memory=memory)))
+
+
+def _split(a: Placed, b: Placed) -> tuple[Placed, Placed]:
+    if (a.map.n_jobs, a.map.grain_size) != (b.map.n_jobs, b.map.grain_size):
+        return a, b
+    union = _Union()
+    first = union.add(a)
+    n_slots, n_variables = len(union.slots), len(union.variables)
+    second = union.add(b)
+    slots = tuple(union.slots)
+    own, other = a.map.job.reroute(first, slots[:n_slots]), b.map.job.reroute(second, slots)
+    assert isinstance(own, GraphJob) and isinstance(other, GraphJob)
+    found = common_work(own, other)
+    if found is None:
+        return a, b
+    common, first_whole, second_whole = found
+    data = tuple(union.data)
+    held = [None if d is None else d.digest for d in data[:n_slots]]
+    supplied = tuple(i for i in range(n_slots) if data[i] is None)
+    memory = Memory(object_digest((common, held)), supplied)
+    records = SplitJob(own, common, first_whole, True, memory)
+    recalls = SplitJob(other, common, second_whole, False, memory)
+    variables = tuple(union.variables)
+    return (
+        Placed(
+            replace(a.map, job=records, data=data[:n_slots]), variables[:n_variables], a.replaces
+        ),
+        Placed(replace(b.map, job=recalls, data=data), variables, b.replaces),
+    )
 
 
 class LoadJaxDispatch(GraphRewriter):

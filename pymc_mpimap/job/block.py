@@ -25,7 +25,7 @@ from pymc_mpimap.job.base import Kernel
 from pymc_mpimap.job.graph import GraphJob
 from pymc_mpimap.signature import Slot
 
-__all__ = ["compile_block"]
+__all__ = ["compile_block", "quiet_function"]
 
 # Blockwise runs any Op in a loop of its own. For these the loop is good code in every backend.
 _VECTORIZED_CORES = ("Dot", "Matmul", "Solve", "SolveTriangular", "CholeskySolve", "Cholesky")
@@ -38,17 +38,23 @@ def compile_block(job: GraphJob) -> Kernel:
     outputs = _vectorized(job, n, blocks)
     if outputs is None:
         outputs = _looped(job, n, blocks)
-    with warnings.catch_warnings():
-        # An Op without numba code (a JAX function in a job) runs in object mode: slower, right,
-        # and nothing that the user could mend.
-        warnings.filterwarnings("ignore", message="Numba will use object mode", category=UserWarning)
-        function = pytensor.function([n, *blocks], outputs, on_unused_input="ignore")
-    function.trust_input = True
+    function = quiet_function([n, *blocks], outputs)
 
     def kernel(first: int, n: int, inputs: Sequence[Any]) -> list[Any]:
         return function(np.asarray(n), *inputs)  # type: ignore[no-any-return]
 
     return kernel
+
+
+def quiet_function(inputs: Sequence[Variable], outputs: Sequence[Variable]) -> Any:
+    """Compile a function in PyTensor's default mode, for arrays of exactly the right types."""
+    with warnings.catch_warnings():
+        # An Op without numba code (a JAX function in a job) runs in object mode: slower, right,
+        # and nothing that the user could mend.
+        warnings.filterwarnings("ignore", "Numba will use object mode", UserWarning)
+        function = pytensor.function(list(inputs), list(outputs), on_unused_input="ignore")
+    function.trust_input = True
+    return function
 
 
 def _block_type(slot: Slot) -> TensorType:

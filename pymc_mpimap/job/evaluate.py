@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from pymc_mpimap.errors import DerivativeError
 from pymc_mpimap.job.base import Kernel
 from pymc_mpimap.job.derivatives import FiniteDifferences
-from pymc_mpimap.signature import Slot, packed_offsets
+from pymc_mpimap.job.loop import one_by_one
 
 if TYPE_CHECKING:
     from pymc_mpimap.job.numeric import Call, NumericJob
@@ -19,12 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["compile_numeric"]
 
 COMPLEX_STEP = 1e-30
-
-# Evaluations kept for a pullback that comes with a later message: enough for the chains of one
-# process, which take turns.
-REMEMBERED_PER_JOB = 8
-_remembered: dict[tuple[Any, ...], tuple[Any, list[Any] | None]] = {}
-_kept_of_job: dict[tuple[Any, ...], OrderedDict[tuple[Any, ...], None]] = {}
 
 
 class Evaluation:
@@ -64,47 +57,7 @@ def compile_numeric(job: NumericJob) -> Kernel:
             results.append(np.asarray(total, dtype=slot.type.dtype))
         return results
 
-    def kernel(first: int, n: int, inputs: Sequence[Any]) -> list[Any]:
-        unpack = [_unpacker(slot, value, inputs) for slot, value in zip(job.inputs, inputs, strict=True)]
-        rows = [one(first + j, [get(j) for get in unpack]) for j in range(n)]
-        columns = list(zip(*rows, strict=True))
-        outputs: list[Any] = []
-        for k, (column, slot) in enumerate(zip(columns, job.outputs, strict=True)):
-            if slot.ragged:
-                expected = np.asarray(inputs[slot.shapes])  # type: ignore[index]
-                for j, value in enumerate(column):
-                    _check_length(job, value, tuple(expected[j]), first + j)
-                outputs.append(np.concatenate([value.ravel() for value in column]))
-            elif slot.per_job:
-                outputs.append(np.stack(column))
-            else:
-                # In job order, so that the sum has the same bits wherever the block runs.
-                total = column[0].copy()
-                for value in column[1:]:
-                    total += value
-                outputs.append(total)
-        return outputs
-
-    return kernel
-
-
-def _unpacker(slot: Slot, value: Any, inputs: Sequence[Any]) -> Callable[[int], Any]:
-    """Return the function that takes one job's part out of a block's input."""
-    if not slot.per_job:
-        return lambda j: value
-    if slot.shapes is None:
-        return lambda j: value[j]
-    shapes = np.asarray(inputs[slot.shapes])
-    offsets = packed_offsets(shapes)
-    return lambda j: value[offsets[j] : offsets[j + 1]].reshape(shapes[j])
-
-
-def _check_length(job: NumericJob, value: np.ndarray, expected: tuple[int, ...], j: int) -> None:
-    if value.shape != expected:
-        raise ValueError(
-            f"{job.name} returned shape {value.shape} for job {j}, but numeric_job(length=...) "
-            f"says {expected}"
-        )
+    return one_by_one(job, one)
 
 
 def _evaluator(
@@ -124,8 +77,7 @@ def _evaluator(
         return function.function(*positional, **keywords)
 
     def evaluate(j: int, values: Sequence[Any]) -> Evaluation:
-        key = _key(job, j, values)
-        known = None if key is None else _remembered.get(key)
+        known = None if job.memory is None else job.memory.recall(j, values)
         value, gradients = known or (None, None)
         if known is None:
             if derivatives == "returned":
@@ -134,31 +86,13 @@ def _evaluator(
                 value = value_at(values)
         if wanted and gradients is None:
             gradients = _derive(job, values, value, value_at, arguments)
-        if key is not None:
-            _remember(key, (value, gradients))
+        if job.memory is not None:
+            job.memory.keep(j, values, (value, gradients))
         array = np.asarray(value)
         _check_value(job, array)
         return Evaluation(array, _chosen(job, values, array, gradients, wanted))
 
     return evaluate
-
-
-def _key(job: NumericJob, j: int, values: Sequence[Any]) -> tuple[Any, ...] | None:
-    """Return what the evaluation of a job depends on, by content; None if it is not kept."""
-    if job.memory is None:
-        return None
-    supplied = (np.asarray(values[i]).tobytes() for i in job.memory.supplied)
-    return (job.function.digest, job.memory.data, j, *supplied)
-
-
-def _remember(key: tuple[Any, ...], evaluation: tuple[Any, list[Any] | None]) -> None:
-    """Keep an evaluation, and forget the oldest of the same job."""
-    kept = _kept_of_job.setdefault(key[:3], OrderedDict())
-    kept[key] = None
-    kept.move_to_end(key)
-    _remembered[key] = evaluation
-    while len(kept) > REMEMBERED_PER_JOB:
-        _remembered.pop(kept.popitem(last=False)[0], None)
 
 
 def _read_only(value: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pymc_mpimap.job.base import Job, Kernel
 from pymc_mpimap.job.derivatives import FiniteDifferences, NumericFunction, numeric_job
+from pymc_mpimap.job.memory import Memory
 from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable
 from pymc_mpimap.structure import Structure
 
@@ -80,22 +81,6 @@ class Pushforward:
 
 
 Term = Value | Pullback | Pushforward
-
-
-@dataclass(frozen=True)
-class Memory:
-    """By what a kept evaluation is found again: the job's number and all that it depends on.
-
-    Attributes
-    ----------
-    data : bytes
-        The fingerprint of the held data.
-    supplied : tuple of int
-        The inputs of the function that the graph supplies, looked up by content.
-    """
-
-    data: bytes
-    supplied: tuple[int, ...]
 
 
 @dataclass(frozen=True)

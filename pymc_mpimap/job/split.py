@@ -1,0 +1,153 @@
+"""Traced jobs in two messages: what the first computed is kept for the second.
+
+Where predictions are gathered and the likelihood stands outside of the map, the pullback must
+wait for the value. Both graphs share most of their work; the values on the border between the
+shared part and the rest are kept on the rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pytensor.graph.basic import Variable
+from pytensor.graph.fg import FrozenFunctionGraph
+from pytensor.graph.traversal import ancestors, applys_between
+
+from pymc_mpimap.job.base import Job, Kernel
+from pymc_mpimap.job.graph import GraphJob
+from pymc_mpimap.job.loop import one_by_one
+from pymc_mpimap.job.memory import Memory
+from pymc_mpimap.signature import Slot
+
+__all__ = ["SplitJob", "common_work"]
+
+
+@dataclass(frozen=True)
+class SplitJob(Job):
+    """A traced job that records, or uses, the work it has in common with another one.
+
+    Attributes
+    ----------
+    base : GraphJob
+        The job itself: what it gives does not change.
+    common : FrozenFunctionGraph
+        From the first job's inputs, which are the first inputs of both, to the values that both
+        need.
+    whole : FrozenFunctionGraph
+        For the first of the two: from the inputs to the outputs and those values. For the
+        second: from the inputs and those values to the outputs.
+    first : bool
+        Which of the two it is.
+    memory : Memory
+    """
+
+    base: GraphJob
+    common: FrozenFunctionGraph
+    whole: FrozenFunctionGraph
+    first: bool
+    memory: Memory
+
+    @property
+    def inputs(self) -> tuple[Slot, ...]:  # type: ignore[override] # as the base's
+        return self.base.inputs
+
+    @property
+    def outputs(self) -> tuple[Slot, ...]:  # type: ignore[override] # as the base's
+        return self.base.outputs
+
+    @property
+    def name(self) -> str:
+        return self.base.name
+
+    @property
+    def cheap(self) -> bool:
+        return self.base.cheap
+
+    def compile(self) -> Kernel:
+        whole = _compiled(self.whole)
+        common = None if self.first else _compiled(self.common)
+        n_outputs = len(self.outputs)
+
+        def one(j: int, values: Sequence[Any]) -> Sequence[np.ndarray]:
+            values = [np.asarray(value) for value in values]
+            if common is None:
+                results = whole(*values)
+                self.memory.keep(j, values, results[n_outputs:])
+                return results[:n_outputs]  # type: ignore[no-any-return]
+            kept = self.memory.recall(j, values)
+            if kept is None:
+                kept = common(*values[: len(self.common.inputs)])
+            return whole(*values, *kept)  # type: ignore[no-any-return]
+
+        return one_by_one(self, one)
+
+    def connection(self) -> list[list[bool]]:
+        return self.base.connection()
+
+    def refusal(self, output: int, wrt: int) -> str | None:
+        return self.base.refusal(output, wrt)
+
+    def pullback(self, wrt: Sequence[int], outputs: Sequence[int]) -> Job:
+        return self.base.pullback(wrt, outputs)
+
+    def pushforward(self, wrt: Sequence[int], outputs: Sequence[int]) -> Job:
+        return self.base.pushforward(wrt, outputs)
+
+    def keep(self, outputs: Sequence[int]) -> Job:
+        return self.base.keep(outputs)
+
+    def used_inputs(self) -> list[int]:
+        return self.base.used_inputs()
+
+    def reroute(self, positions: Sequence[int], inputs: tuple[Slot, ...]) -> Job:
+        return self.base.reroute(positions, inputs)
+
+    def fuse(self, other: Job) -> Job | None:
+        return None
+
+
+def _compiled(graph: FrozenFunctionGraph) -> Any:
+    from pymc_mpimap.job.block import quiet_function
+
+    thawed = graph.unfreeze()
+    return quiet_function(thawed.inputs, thawed.outputs)
+
+
+def common_work(
+    first: GraphJob, second: GraphJob
+) -> tuple[FrozenFunctionGraph, FrozenFunctionGraph, FrozenFunctionGraph] | None:
+    """Return the work that two jobs have in common, and each job with it.
+
+    The first job's inputs are the first inputs of the second.
+
+    Returns
+    -------
+    common, first_whole, second_whole : FrozenFunctionGraph
+        See `SplitJob`. None if they share no work.
+    """
+    inputs = [slot.type() for slot in second.inputs]
+    n_own = len(first.inputs)
+    outputs = [*first.graph.bind(inputs[:n_own]), *second.graph.bind(inputs)]
+    # Equal nodes of both become one, so that shared work shows.
+    both = FrozenFunctionGraph.from_io(inputs, outputs, dedup_nodes=True)
+    roots = list(both.inputs)
+    own = list(both.outputs[: len(first.outputs)])
+    rest = list(both.outputs[len(first.outputs) :])
+    done = set(ancestors(own)) - set(roots)
+    border: dict[Variable, None] = {}
+    for node in applys_between(roots, rest):
+        if not any(output in done for output in node.outputs):
+            border.update((v, None) for v in node.inputs if v in done and v.owner is not None)
+    border.update((v, None) for v in rest if v in done and v.owner is not None)
+    if not border:
+        return None
+    values = list(border)
+    freeze = FrozenFunctionGraph.from_io
+    return (
+        freeze(roots[:n_own], values),
+        freeze(roots[:n_own], [*own, *values]),
+        freeze([*roots, *values], rest),
+    )
