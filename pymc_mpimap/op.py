@@ -87,7 +87,7 @@ class MapRectOp(Op):
             raise ValueError(f"{self} takes {self.n_inputs} inputs, not {len(variables)}")
         for m, route in zip(self.maps, self.routes, strict=True):
             for kind, i in zip(m.input_types(), route, strict=True):
-                variables[i] = kind.filter_variable(variables[i])
+                variables[i] = _fitting(kind, variables[i])
         outputs = [kind() for m in self.maps for kind in m.output_types()]
         return Apply(self, variables, outputs)
 
@@ -102,7 +102,7 @@ class MapRectOp(Op):
         # constants is left alone: it may be long, and may raise.
         return all(output.type.dtype == "int64" for output in node.outputs)
 
-    def infer_shape(self, fgraph: Any, node: Apply, input_shapes: Any) -> list[Any]:
+    def infer_shape(self, node: Apply, input_shapes: Any) -> list[Any]:
         """Return the outputs' shapes without evaluating a job."""
         shapes = []
         for m, route in zip(self.maps, self.routes, strict=True):
@@ -220,6 +220,16 @@ class MapRectOp(Op):
                 by_output.get(k, DisconnectedType()()) for k in range(len(m.job.outputs))
             ]
         return pushed
+
+
+def _fitting(kind: Any, variable: Any) -> Any:
+    """Return the variable if it can be of this type; sizes not known yet are checked later."""
+    mine = variable.type
+    if (mine.dtype, mine.ndim) != (kind.dtype, kind.ndim) or any(
+        None not in (a, b) and a != b for a, b in zip(mine.shape, kind.shape, strict=True)
+    ):
+        return kind.filter_variable(variable)  # Converts it, or says why that is not possible.
+    return variable
 
 
 def apply_map(m: Map, inputs: Sequence[Variable]) -> list[Variable]:

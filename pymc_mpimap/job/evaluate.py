@@ -215,7 +215,7 @@ def _differences(
         rise = np.asarray(value_at(_with(values, i, high[()]))) - value_at(_with(values, i, low[()]))
         # Divided by the step that was really taken, which rounding makes differ from 2h.
         derivative[..., k] = rise / (high.flat[k] - low.flat[k])
-    return derivative.reshape(*np.shape(value), *parameter.shape)
+    return derivative.reshape((*np.shape(value), *parameter.shape))
 
 
 def _complex_step(
@@ -238,4 +238,4 @@ def _complex_step(
                 "lost. Use FiniteDifferences(step=...) or return the derivatives"
             )
         derivative[..., k] = result.imag / COMPLEX_STEP
-    return derivative.reshape(*np.shape(value), *parameter.shape)
+    return derivative.reshape((*np.shape(value), *parameter.shape))

@@ -11,7 +11,8 @@ from pytensor.gradient import pullback, pushforward
 from pytensor.graph.basic import Variable
 from pytensor.graph.fg import FrozenFunctionGraph
 from pytensor.graph.op import io_connection_pattern
-from pytensor.graph.traversal import ancestors
+from pytensor.graph.traversal import ancestors, applys_between
+from pytensor.raise_op import CheckAndRaise
 
 from pymc_mpimap.job.base import Job, Kernel
 from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable
@@ -97,9 +98,10 @@ class GraphJob(Job):
             cotangents,
             disconnected_inputs="ignore",
         )
+        gradients = [_as_type(g, self.inputs[i]) for g, i in zip(gradients, wrt, strict=True)]
         return self.trace(
             [*inputs, *cotangents],
-            [_as_type(g, self.inputs[i]) for g, i in zip(gradients, wrt, strict=True)],
+            _checked(gradients, results),
             [*self.inputs, *(cotangent_slot(self.outputs[k], None) for k in outputs)],
             [cotangent_slot(self.inputs[i], i) for i in wrt],
             self.label,
@@ -168,6 +170,18 @@ class GraphJob(Job):
         """Return fresh inputs and the outputs as a graph of them."""
         inputs = [variable.type() for variable in self.graph.inputs]
         return inputs, self.graph.bind(inputs)
+
+
+def _checked(gradients: list[Any], results: Sequence[Variable]) -> list[Any]:
+    """Let a job's checks hold for its derivatives too, which do not pass through them.
+
+    A proposal that is rejected must have a zero gradient, whichever of value and gradient is
+    evaluated first.
+    """
+    for node in applys_between([], results):
+        if isinstance(node.op, CheckAndRaise):
+            gradients = [node.op(gradient, *node.inputs[1:]) for gradient in gradients]
+    return gradients
 
 
 def _as_type(variable: Any, slot: Slot) -> Any:

@@ -13,7 +13,7 @@ from pymc_mpimap.blocks import Node, add_up
 from pymc_mpimap.errors import InputError
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.share import ShareResult
-from pymc_mpimap.signature import packed_offsets
+from pymc_mpimap.signature import Slot, packed_offsets
 
 __all__ = ["Move", "Program", "assemble"]
 
@@ -113,15 +113,8 @@ class Program:
             values = dict(zip(m.from_graph, route, strict=True))
             for i, position in values.items():
                 slot, value = m.job.inputs[i], inputs[position]
-                if not slot.per_job:
-                    continue
                 if slot.shapes is None:
-                    if len(value) != m.n_jobs:
-                        raise InputError(
-                            f"map_rect({m.job.name}): {slot.name} has {len(value)} rows now, but "
-                            f"was built for {m.n_jobs} jobs. The number of jobs is fixed when "
-                            "map_rect is called; build the model again for another number"
-                        )
+                    self._check_shape(m, slot, value.shape)
                     continue
                 shapes = inputs[values[slot.shapes]]
                 if len(shapes) == m.n_jobs and packed_offsets(shapes)[-1] != len(value):
@@ -130,6 +123,22 @@ class Program:
                         f"jobs together, but the jobs' shapes add up to "
                         f"{packed_offsets(shapes)[-1]}"
                     )
+
+    @staticmethod
+    def _check_shape(m: Map, slot: Slot, shape: tuple[int, ...]) -> None:
+        rows = (m.n_jobs,) * slot.per_job
+        if shape[: len(rows)] != rows:
+            raise InputError(
+                f"map_rect({m.job.name}): {slot.name} has {shape[0]} rows now, but was built for "
+                f"{m.n_jobs} jobs. The number of jobs is fixed when map_rect is called; build the "
+                "model again for another number"
+            )
+        own, expected = shape[len(rows) :], slot.type.shape
+        if any(b is not None and a != b for a, b in zip(own, expected, strict=True)):
+            raise InputError(
+                f"map_rect({m.job.name}): {slot.name} has shape {own}"
+                f"{' in each job' if rows else ''} now, but was built for {expected}"
+            )
 
 
 def assemble(

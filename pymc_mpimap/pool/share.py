@@ -264,12 +264,13 @@ class Share:
         return outputs
 
     def _failure(self, job: int, error: BaseException, doing: str = "") -> JobFailure:
-        lines = traceback.format_exception_only(error)
+        # The first line is the exception's own; PyTensor adds hints below it.
+        text = (str(error).strip().splitlines() or [""])[0]
         return JobFailure(
             function=f"{doing}{self.map.job.name}",
             job=job,
             rank=self.rank,
             host=socket.gethostname(),
-            exception=lines[-1].strip() if lines else type(error).__name__,
+            exception=f"{type(error).__name__}: {text}" if text else type(error).__name__,
             traceback="".join(traceback.format_exception(error)),
         )
