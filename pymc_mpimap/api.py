@@ -246,16 +246,16 @@ class _Builder:
         call = Call(*structures, tuple(self.leaves), self.given, self.job_id)
         dtype = "float64"
         if f.length is None:
-            return value_job(f, call, self.slots, self._output(dtype, ())), self.sources, None
+            return value_job(f, call, self.slots, self._output(dtype, ()), self.label), self.sources, None
         if not callable(f.length):
             length = int(f.length)
-            job = value_job(f, call, self.slots, self._output(dtype, (length,)))
+            job = value_job(f, call, self.slots, self._output(dtype, (length,)), self.label)
             return job, self.sources, length
         one = self._output("int64", ())
         data_only = Call(*structures, tuple(self.leaves), self.given, None)
-        counting = length_job(f.length, data_only, self.slots, one)
+        counting = length_job(f.length, data_only, self.slots, one, self.label)
         slot = self._ragged_output(self._counted(counting), dtype)
-        return value_job(f, call, self.slots, slot), self.sources, None
+        return value_job(f, call, self.slots, slot, self.label), self.sources, None
 
     def _counted(self, job: Job) -> Variable:
         """Return the lengths as a map of their own, found while compiling if the data are held."""

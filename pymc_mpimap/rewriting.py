@@ -20,6 +20,9 @@ from pytensor.graph.rewriting.reachability import (
     greedy_independent_subset,
     update_ancestors_after_contraction,
 )
+from pytensor.scalar.basic import Second
+from pytensor.tensor.basic import alloc
+from pytensor.tensor.elemwise import Elemwise
 
 from pymc_mpimap.data import JobData, object_digest
 from pymc_mpimap.job.graph import GraphJob
@@ -30,7 +33,7 @@ from pymc_mpimap.map import Map
 from pymc_mpimap.op import MapRectOp
 from pymc_mpimap.signature import Slot
 
-__all__ = ["DropUnused", "LoadJaxDispatch", "MergeMaps", "RememberEvaluations"]
+__all__ = ["DropUnused", "FillFromShape", "LoadJaxDispatch", "MergeMaps", "RememberEvaluations"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,26 @@ class _MapRewriter(GraphRewriter):
 
     def add_requirements(self, fgraph: Any) -> None:
         fgraph.attach_feature(ReplaceValidate())
+
+
+class FillFromShape(_MapRewriter):
+    """Let what only has an output's shape (its first cotangent) not wait for its value."""
+
+    def apply(self, fgraph: Any) -> None:
+        for node in map_nodes(fgraph):
+            fills = [
+                client
+                for output in node.outputs
+                for client, position in fgraph.clients[output]
+                if isinstance(client.op, Elemwise)
+                and isinstance(client.op.scalar_op, Second)
+                and position == 0
+            ]
+            for fill in fills:
+                model, value = fill.inputs
+                shapes = node.op.infer_shape(node, [tuple(v.shape) for v in node.inputs])
+                filled = alloc(value, *shapes[node.outputs.index(model)])
+                fgraph.replace_validate(fill.outputs[0], filled, reason="map_rect_fill")
 
 
 class DropUnused(_MapRewriter):
@@ -271,6 +294,7 @@ class LoadJaxDispatch(GraphRewriter):
 
 # After the canonical form, in which equal inputs are one variable and cotangents are simple;
 # before elementwise fusion (49) and in-placing (50), which hide dependencies.
+optdb.register("map_rect_fill", FillFromShape(), "fast_run", "fast_compile", position=48.0)
 optdb.register("map_rect_drop_unused", DropUnused(), "fast_run", "fast_compile", position=48.1)
 optdb.register("map_rect_merge", MergeMaps(), "fast_run", "fast_compile", position=48.2)
 optdb.register("map_rect_remember", RememberEvaluations(), "fast_run", "fast_compile", position=48.3)

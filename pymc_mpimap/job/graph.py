@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -31,13 +31,13 @@ class GraphJob(Job):
     inputs, outputs : tuple of Slot
         In the order of the graph's inputs and outputs.
     label : str
-        The name of the user's function.
+        How messages call it; jobs that are called differently are different.
     """
 
     graph: FrozenFunctionGraph
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
-    label: str = field(default="job", compare=False)
+    label: str = "job"
 
     @classmethod
     def trace(
@@ -62,7 +62,7 @@ class GraphJob(Job):
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.graph, self.inputs, self.outputs))
+        return hash((self.graph, self.inputs, self.outputs, self.label))
 
     def __hash__(self) -> int:
         return self._hash

@@ -96,6 +96,8 @@ class NumericJob(Job):
     inputs, outputs : tuple of Slot
     terms : tuple of tuple of Term
         For each output, what is added up.
+    label : str
+        How messages call it.
     memory : Memory, optional
         Says that evaluations are kept on the rank for a later call with the same inputs.
     """
@@ -105,11 +107,12 @@ class NumericJob(Job):
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
     terms: tuple[tuple[Term, ...], ...]
+    label: str
     memory: Memory | None = None
 
     @property
     def name(self) -> str:
-        return self.function.name
+        return self.label
 
     @property
     def cheap(self) -> bool:
@@ -155,13 +158,13 @@ class NumericJob(Job):
             return None  # A cotangent or tangent: the job is linear in it.
         if any(not isinstance(term, Value) for term in self.terms[output]):
             return (
-                f"{self.name} is a numeric job, which gives first derivatives; a second derivative "
+                f"{self.label} is a numeric job, which gives first derivatives; a second derivative "
                 f"with respect to {slot.name} was asked for. Write the job with PyTensor (a plain "
                 "function) for Hessians."
             )
         if wrt not in self.call.parameters:
             return (
-                f"{self.name} gives no derivative with respect to its data {slot.name}; pass it "
+                f"{self.label} gives no derivative with respect to its data {slot.name}; pass it "
                 "within theta or jobs if it is a parameter."
             )
         return self.function.refusal(slot.name)
@@ -267,19 +270,19 @@ class NumericJob(Job):
 
 
 def value_job(
-    function: NumericFunction, call: Call, inputs: Sequence[Slot], result: Slot
+    function: NumericFunction, call: Call, inputs: Sequence[Slot], result: Slot, label: str
 ) -> NumericJob:
     """Return the job that gives the function's value."""
-    return NumericJob(function, call, tuple(inputs), (result,), ((Value(),),))
+    return NumericJob(function, call, tuple(inputs), (result,), ((Value(),),), label)
 
 
 def length_job(
-    length: Callable[..., int], call: Call, inputs: Sequence[Slot], result: Slot
+    length: Callable[..., int], call: Call, inputs: Sequence[Slot], result: Slot, label: str
 ) -> NumericJob:
     """Return the job that gives the length of each job's output, from the job's data alone."""
 
     def lengths(theta: Any = None, job: Any = None, *data: Any) -> np.ndarray:
         return np.asarray(length(*data), dtype=np.int64)
 
-    function = NumericFunction(lengths, derivatives=None, name=f"length= of {length!r:.40}")
-    return value_job(function, call, inputs, result)
+    function = NumericFunction(lengths, derivatives=None)
+    return value_job(function, call, inputs, result, f"the length= of {label}")

@@ -274,7 +274,7 @@ class Controller:
         )
         if fits:
             assert last is not None
-            fits = all(same_bytes(values[i], last[i]) for i in assignment.offsets)
+            fits = all(same_bytes(values[i], last[i]) for i in assignment.program.shape_moves)
         if not fits:
             self._lay_out(assignment, values)
         for rank in assignment.working:

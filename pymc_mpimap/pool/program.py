@@ -76,6 +76,15 @@ class Program:
         return self._moves_and_uses[1]
 
     @cached_property
+    def shape_moves(self) -> tuple[int, ...]:
+        """The moves that hold shapes: of ragged inputs, or of what the jobs will return."""
+        holding = {move.shapes for move in self.moves if move.shapes is not None}
+        for m, used in zip(self.maps, self.uses, strict=True):
+            by_input = dict(zip(m.from_graph, used, strict=True))
+            holding |= {by_input[s.shapes] for s in m.job.outputs if s.shapes in by_input}
+        return tuple(sorted(holding))
+
+    @cached_property
     def _moves_and_uses(self) -> tuple[tuple[Move, ...], tuple[tuple[int, ...], ...]]:
         moves: list[Move] = []
 
