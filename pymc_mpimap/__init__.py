@@ -1,7 +1,7 @@
 """One PyMC chain on many MPI ranks: `map_rect` and the pools that evaluate it."""
 
 import pymc_mpimap.dispatch.numba
-import pymc_mpimap.rewriting  # both register themselves with PyTensor
+import pymc_mpimap.rewriting  # noqa: F401 # both register themselves with PyTensor
 from pymc_mpimap.api import map_rect
 from pymc_mpimap.data import local
 from pymc_mpimap.errors import (

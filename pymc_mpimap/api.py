@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -160,11 +161,12 @@ def map_rect(
     given = 2 if x_i is None and x_r is None else 3 if x_i is None else 4
     wants_job_id = _check_signature(f, label, given)
     builder = _Builder(label, n_jobs, arguments, given, wants_job_id)
-    build = builder.numeric if numeric else builder.traced
-    job, sources, result = build(f)
+    job, sources, result = (
+        builder.numeric(f) if isinstance(f, NumericFunction) else builder.traced(f)
+    )
     grain = grain_size or (-(-n_jobs // MOST_BLOCKS) if job.cheap else 1) or 1
     data = tuple(source if isinstance(source, JobData) else None for source in sources)
-    output = apply_map(
+    output: Any = apply_map(
         Map(job, n_jobs, data, grain, on_error),
         [source for source in sources if isinstance(source, Variable)],
     )[0]
@@ -242,22 +244,26 @@ class _Builder:
 
     def numeric(self, f: NumericFunction) -> tuple[Job, list[Any], int | None]:
         """Return a numeric job, its inputs' sources, and the static length of its output."""
-        structures = [argument.structure for argument in self.arguments]
-        call = Call(*structures, tuple(self.leaves), self.given, self.job_id)
+        theta, job_structure, x_r, x_i = (argument.structure for argument in self.arguments)
+        call = Call(theta, job_structure, x_r, x_i, tuple(self.leaves), self.given, self.job_id)
         dtype = "float64"
         if f.length is None:
-            return value_job(f, call, self.slots, self._output(dtype, ()), self.label), self.sources, None
+            return (
+                value_job(f, call, self.slots, self._output(dtype, ()), self.label),
+                self.sources,
+                None,
+            )
         if not callable(f.length):
             length = int(f.length)
             job = value_job(f, call, self.slots, self._output(dtype, (length,)), self.label)
             return job, self.sources, length
         one = self._output("int64", ())
-        data_only = Call(*structures, tuple(self.leaves), self.given, None)
+        data_only = replace(call, job_id=None)
         counting = length_job(f.length, data_only, self.slots, one, self.label)
         slot = self._ragged_output(self._counted(counting), dtype)
         return value_job(f, call, self.slots, slot, self.label), self.sources, None
 
-    def _counted(self, job: Job) -> Variable:
+    def _counted(self, job: Job) -> Any:
         """Return the lengths as a map of their own, found while compiling if the data are held."""
         data = tuple(s if isinstance(s, JobData) else None for s in self.sources)
         inputs = [s for s in self.sources if isinstance(s, Variable)]
@@ -267,7 +273,7 @@ class _Builder:
         """Return a traced job, its inputs' sources, and the static length of its output."""
         variables = [slot.type(name=slot.name) for slot in self.slots]
         leaves = iter(variables[i] for i in self.leaves)
-        positional = [argument.structure._rebuild(leaves) for argument in self.arguments]
+        positional = [argument.structure.take_leaves(leaves) for argument in self.arguments]
         keywords = {} if self.job_id is None else {"job_id": variables[self.job_id]}
         traced = trace(f, self.label, variables, positional[: self.given], keywords)
         for inner, source in traced.lifted:
@@ -289,10 +295,9 @@ class _Builder:
         job = GraphJob.trace(variables, [output], self.slots, [slot], self.label)
         return job, self.sources, length
 
-    def _lengths(self, traced: Trace, variables: Sequence[Variable]) -> int | Variable:
+    def _lengths(self, traced: Trace, variables: Sequence[Variable]) -> Any:
         """Return each job's output length: a number, or a vector computed outside of the map."""
-        length = traced.output.shape[0]
-        length = rewrite_graph(length, include=("ShapeOpt", "canonicalize"))
+        length: Any = rewrite_graph(traced.output.shape[0], include=("ShapeOpt", "canonicalize"))
         if isinstance(length, Constant):
             return int(length.data)
         length = self._in_terms_of_shapes(length, variables)
@@ -319,7 +324,7 @@ class _Builder:
         )
         return self._counted(counting)
 
-    def _in_terms_of_shapes(self, length: Variable, variables: Sequence[Variable]) -> Variable:
+    def _in_terms_of_shapes(self, length: Any, variables: Sequence[Any]) -> Any:
         """Take the sizes of ragged inputs from their shapes, which are known outside of the map."""
         shapes_of = {
             variable: variables[slot.shapes]

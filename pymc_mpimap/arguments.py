@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +83,7 @@ def _shared_leaf(name: str, value: Any) -> Leaf:
     return Leaf(name, variable.type, False, variable)
 
 
-def per_job_argument(
-    name: str, value: Any, traced: bool, reference: Callable[[int], str] | None = None
-) -> Argument:
+def per_job_argument(name: str, value: Any, traced: bool) -> Argument:
     """Take jobs, x_r or x_i apart.
 
     Parameters
@@ -157,7 +155,7 @@ def _known_length(variable: Any) -> int | None:
     """Return the length of a tensor's first axis where it follows from constants and data."""
     if variable.type.shape[0] is not None:
         return int(variable.type.shape[0])
-    length = rewrite_graph(variable.shape[0], include=("ShapeOpt", "canonicalize"))
+    length: Any = rewrite_graph(variable.shape[0], include=("ShapeOpt", "canonicalize"))
     roots = list(graph_inputs([length]))
     if all(isinstance(r, Constant) or _is_data(r) for r in roots):
         return int(length.eval(mode="FAST_COMPILE"))
@@ -187,8 +185,9 @@ def _listed(name: str, items: list[Any], traced: bool) -> Leaf:
     dtype = np.result_type(*present) if present else np.dtype(float)
     if len({array.shape for array in present}) <= 1:
         stack = np.array(present, dtype=dtype)
-        return Leaf(name, TensorType(dtype, stack.shape[1:]), True, StackedData(stack),
-                    n_jobs=len(items))
+        return Leaf(
+            name, TensorType(dtype, stack.shape[1:]), True, StackedData(stack), n_jobs=len(items)
+        )
     core = TensorType(dtype, _common_shape([array.shape for array in present]))
     shapes = np.array([array.shape for array in present], dtype=np.int64)
     flat = np.concatenate([array.astype(dtype).ravel() for array in present])
@@ -249,8 +248,8 @@ def _local_argument(name: str, value: Local, traced: bool) -> Argument:
     for position, (label, leaf) in enumerate(pairs):
         array = _numeric_array(label, leaf, "an array (of what load(job_id) returns)")
         kind = TensorType(array.dtype, (None,) * array.ndim)
-        values = LocalData(value, position, structure, kind, name=name)
-        shapes = LocalData(value, position, structure, kind, shapes=True, name=name)
+        values = LocalData(value, position, structure, kind=kind, name=name)
+        shapes = LocalData(value, position, structure, kind=kind, shapes=True, name=name)
         leaves.append(Leaf(label, kind, True, values, shapes))
     return Argument(name, structure, tuple(leaves))
 
@@ -277,7 +276,9 @@ def number_of_jobs(arguments: Sequence[Argument]) -> int:
     first_name, n_jobs = counts[0]
     for name, count in counts[1:]:
         if count != n_jobs:
-            has = f"{first_name} has {n_jobs} rows" if first_name != "jobs" else f"jobs has {n_jobs}"
+            has = (
+                f"{first_name} has {n_jobs} rows" if first_name != "jobs" else f"jobs has {n_jobs}"
+            )
             raise InputError(
                 f"{name} has {count} rows, but {has}; each needs one row (or list entry) for each "
                 "job, in the same order"

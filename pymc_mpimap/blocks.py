@@ -36,7 +36,7 @@ class Blocks:
 
 
 def _split(low: int, high: int) -> int:
-    """Return where a subtree divides: its left part is the largest power of two that leaves a rest."""
+    """Return where a subtree divides: at the largest power of two that leaves a rest."""
     return low + (1 << ((high - low - 1).bit_length() - 1))
 
 
@@ -87,4 +87,5 @@ def add_up(
             raise KeyError(f"no sum of block {low}")
         return leaf(low)
     middle = _split(low, high)
-    return add_up((low, middle), parts, leaf) + add_up((middle, high), parts, leaf)
+    left, right = add_up((low, middle), parts, leaf), add_up((middle, high), parts, leaf)
+    return np.asarray(left + right)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, override
 from uuid import uuid4
 
 import cloudpickle
@@ -72,7 +72,7 @@ class JobData(ABC):
         """Return the values of the jobs ``first <= job < last``, as a kernel takes them."""
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.digest == other.digest  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.digest == other.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -85,9 +85,11 @@ class SharedData(JobData):
         self.value = _frozen(value)
         self.digest = array_digest(self.value)
 
+    @override
     def owned(self, first: int, last: int) -> SharedData:
         return self
 
+    @override
     def block(self, first: int, last: int) -> np.ndarray:
         return self.value
 
@@ -105,11 +107,13 @@ class StackedData(JobData):
         self.first = 0
         self.digest = array_digest(self.values)
 
+    @override
     def owned(self, first: int, last: int) -> StackedData:
         part = object.__new__(StackedData)
         part.values, part.first, part.digest = self.block(first, last), first, self.digest
         return part
 
+    @override
     def block(self, first: int, last: int) -> np.ndarray:
         return self.values[first - self.first : last - self.first]
 
@@ -129,6 +133,7 @@ class PackedData(JobData):
         self.first = 0
         self.digest = array_digest(self.flat, shapes)
 
+    @override
     def owned(self, first: int, last: int) -> PackedData:
         part = object.__new__(PackedData)
         low, high = first - self.first, last - self.first
@@ -136,6 +141,7 @@ class PackedData(JobData):
         part.offsets = self.offsets[low : high + 1] - self.offsets[low]
         return part
 
+    @override
     def block(self, first: int, last: int) -> np.ndarray:
         return self.flat[self.offsets[first - self.first] : self.offsets[last - self.first]]
 
@@ -148,11 +154,13 @@ class ObjectData(JobData):
         self.first = 0
         self.digest = object_digest(self.items)
 
+    @override
     def owned(self, first: int, last: int) -> ObjectData:
         part = object.__new__(ObjectData)
         part.items, part.first, part.digest = self.block(first, last), first, self.digest
         return part
 
+    @override
     def block(self, first: int, last: int) -> tuple[Any, ...]:
         return self.items[first - self.first : last - self.first]
 
@@ -224,7 +232,7 @@ class LocalData(JobData):
         Which array of the loaded structure; None for the whole object, as numeric jobs get it.
     structure : Structure, optional
         What each job's data must look like.
-    type : TensorType, optional
+    kind : TensorType, optional
         The leaf's type.
     shapes : bool
         Whether this holds the leaf's shapes rather than its values.
@@ -235,17 +243,20 @@ class LocalData(JobData):
         source: Local,
         leaf: int | None = None,
         structure: Structure | None = None,
-        type: Any = None,
+        *,
+        kind: Any = None,
         shapes: bool = False,
         name: str = "local data",
     ):
         self.source, self.leaf, self.structure = source, leaf, structure
-        self.type, self.shapes, self.name = type, shapes, name
-        self.digest = object_digest((source.digest, leaf, structure, shapes, str(type)))
+        self.type, self.shapes, self.name = kind, shapes, name
+        self.digest = object_digest((source.digest, leaf, structure, shapes, str(kind)))
 
+    @override
     def owned(self, first: int, last: int) -> LocalData:
         return self
 
+    @override
     def block(self, first: int, last: int) -> Any:
         if self.leaf is None:
             return tuple(self.source(job) for job in range(first, last))
@@ -265,7 +276,9 @@ class LocalData(JobData):
             )
         label, value = leaves[self.leaf or 0]
         array = np.asarray(value)
-        if array.ndim != self.type.ndim or not np.can_cast(array.dtype, self.type.dtype, "same_kind"):
+        if array.ndim != self.type.ndim or not np.can_cast(
+            array.dtype, self.type.dtype, "same_kind"
+        ):
             raise InputError(
                 f"{label}: load({job}) returned {array.dtype} of {array.ndim} dimensions where "
                 f"{self.type.dtype} of {self.type.ndim} were expected from job 0 (or like=)"

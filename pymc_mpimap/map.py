@@ -9,9 +9,9 @@ from typing import Literal
 
 from pytensor.graph.type import Type
 
+from pymc_mpimap.blocks import Blocks
 from pymc_mpimap.data import JobData
 from pymc_mpimap.job.base import Job
-from pymc_mpimap.blocks import Blocks
 from pymc_mpimap.signature import boundary_type
 
 __all__ = ["Map", "OnError"]

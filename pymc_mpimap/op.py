@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 import pytensor.tensor as pt
@@ -64,8 +64,8 @@ class MapRectOp(Op):
         if self is other:
             return True
         return type(self) is type(other) and (self.maps, self.routes) == (
-            other.maps,  # type: ignore[attr-defined]
-            other.routes,  # type: ignore[attr-defined]
+            other.maps,
+            other.routes,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -91,12 +91,14 @@ class MapRectOp(Op):
         outputs = [kind() for m in self.maps for kind in m.output_types()]
         return Apply(self, variables, outputs)
 
+    @override
     def perform(self, node: Apply, inputs: Sequence[Any], output_storage: Any) -> None:
         """Evaluate through the pool in force."""
         results = evaluate_op(self, inputs)
         for storage, result in zip(output_storage, results, strict=True):
             storage[0] = result
 
+    @override
     def do_constant_folding(self, fgraph: Any, node: Apply) -> bool:
         # Lengths that follow from held data are found once, while compiling; a likelihood of
         # constants is left alone: it may be long, and may raise.
@@ -104,7 +106,7 @@ class MapRectOp(Op):
 
     def infer_shape(self, node: Apply, input_shapes: Any) -> list[Any]:
         """Return the outputs' shapes without evaluating a job."""
-        shapes = []
+        shapes: list[tuple[Any, ...]] = []
         for m, route in zip(self.maps, self.routes, strict=True):
             position = dict(zip(m.from_graph, route, strict=True))
             for slot in m.job.outputs:
@@ -114,7 +116,9 @@ class MapRectOp(Op):
                 core = list(slot.type.shape)
                 if None in core and slot.like in position:
                     core = list(input_shapes[position[slot.like]][slot.per_job :])
-                shapes.append(((pt.constant(m.n_jobs, dtype="int64"),) * slot.per_job) + tuple(core))
+                shapes.append(
+                    ((pt.constant(m.n_jobs, dtype="int64"),) * slot.per_job) + tuple(core)
+                )
         return shapes
 
     @staticmethod
@@ -123,7 +127,10 @@ class MapRectOp(Op):
         jobs = node.inputs[position[shapes]] if held is None else held.block(0, m.n_jobs)
         return pt.prod(pt.as_tensor_variable(jobs), axis=1, dtype="int64").sum(dtype="int64")
 
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+    def connection_pattern(
+        self,
+        node: Apply,  # noqa: ARG002 # PyTensor passes it
+    ) -> list[list[bool]]:
         """Say which outputs depend smoothly on which inputs."""
         columns: list[list[bool]] = []
         for m, route in zip(self.maps, self.routes, strict=True):
@@ -135,6 +142,7 @@ class MapRectOp(Op):
                 columns.append(column)
         return [list(row) for row in zip(*columns, strict=True)] if columns else []
 
+    @override
     def pullback(
         self,
         inputs: Sequence[Variable],
@@ -142,7 +150,7 @@ class MapRectOp(Op):
         cotangents: Sequence[Variable],
     ) -> list[Variable]:
         """Pull cotangents back: another map, of the jobs' own pullbacks."""
-        totals: dict[int, Variable] = {}
+        totals: dict[int, Any] = {}
         rest = list(cotangents)
         for m, route in zip(self.maps, self.routes, strict=True):
             own, rest = rest[: len(m.job.outputs)], rest[len(m.job.outputs) :]
@@ -169,7 +177,9 @@ class MapRectOp(Op):
             reached = [k for k in given if pattern[i][k]]
             reasons = [why for k in reached if (why := m.job.refusal(k, i)) is not None]
             if reasons:
-                terms.append((position, grad_not_implemented(self, position, inputs[position], reasons[0])))
+                terms.append(
+                    (position, grad_not_implemented(self, position, inputs[position], reasons[0]))
+                )
             elif reached:
                 wrt.append((i, position))
         if not wrt:
@@ -216,9 +226,7 @@ class MapRectOp(Op):
             by_output = dict(zip(reached, results, strict=True))
             for k, why in refused.items():
                 by_output[k] = grad_not_implemented(self, k, outputs[k], why)
-            pushed += [
-                by_output.get(k, DisconnectedType()()) for k in range(len(m.job.outputs))
-            ]
+            pushed += [by_output.get(k, DisconnectedType()()) for k in range(len(m.job.outputs))]
         return pushed
 
 
@@ -244,6 +252,7 @@ def evaluate_op(op: MapRectOp, inputs: Sequence[np.ndarray]) -> list[np.ndarray]
     try:
         return pool.evaluate(op.program, inputs)
     except Exception as error:
-        if isinstance(threading.current_thread(), threading._DummyThread):
+        foreign = threading._DummyThread  # noqa: SLF001 # there is no public name for it
+        if isinstance(threading.current_thread(), foreign):
             pool.escalate(error)  # A thread of compiled code: nobody there would see it.
         raise

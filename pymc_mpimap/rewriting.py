@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import Any
+from itertools import combinations, product
+from typing import Any, override
 
 from pytensor.compile.mode import optdb
 from pytensor.graph.basic import Apply, Variable
@@ -82,7 +82,7 @@ class _Union:
     def add(self, part: Placed) -> list[int]:
         """Add a map's inputs; return where each is now."""
         variables = iter(part.inputs)
-        sources = [next(variables) if held is None else held for held in part.map.data]
+        sources: list[Any] = [next(variables) if held is None else held for held in part.map.data]
         positions = [-1] * len(sources)
 
         def place(i: int) -> int:
@@ -155,26 +155,34 @@ class _MapRewriter(GraphRewriter):
 class FillFromShape(_MapRewriter):
     """Let what only has an output's shape (its first cotangent) not wait for its value."""
 
+    @override
     def apply(self, fgraph: Any) -> None:
-        for node in map_nodes(fgraph):
-            fills = [
-                client
-                for output in node.outputs
-                for client, position in fgraph.clients[output]
-                if isinstance(client.op, Elemwise)
-                and isinstance(client.op.scalar_op, Second)
-                and position == 0
-            ]
-            for fill in fills:
-                model, value = fill.inputs
-                shapes = node.op.infer_shape(node, [tuple(v.shape) for v in node.inputs])
-                filled = alloc(value, *shapes[node.outputs.index(model)])
-                fgraph.replace_validate(fill.outputs[0], filled, reason="map_rect_fill")
+        if not map_nodes(fgraph):
+            return
+        for node in fgraph.toposort():
+            if isinstance(node.op, Elemwise) and isinstance(node.op.scalar_op, Second):
+                model, value = node.inputs
+                shape = _shape_without_value(model)
+                if shape is not None:
+                    filled = alloc(value, *shape)
+                    fgraph.replace_validate(node.outputs[0], filled, reason="map_rect_fill")
+
+
+def _shape_without_value(variable: Any) -> tuple[Any, ...] | None:
+    """Return a variable's shape where it is known without the value, or else None."""
+    if None not in variable.type.shape:
+        return tuple(variable.type.shape)
+    node = variable.owner
+    if node is None or not isinstance(node.op, MapRectOp):
+        return None
+    shapes = node.op.infer_shape(node, [tuple(v.shape) for v in node.inputs])
+    return tuple(shapes[node.outputs.index(variable)])
 
 
 class DropUnused(_MapRewriter):
     """Drop outputs that nobody uses, and inputs that no output needs any more."""
 
+    @override
     def apply(self, fgraph: Any) -> None:
         for node in reversed(map_nodes(fgraph)):
             parts = []
@@ -196,6 +204,7 @@ class DropUnused(_MapRewriter):
 class MergeMaps(_MapRewriter):
     """Make one node of maps that do not depend on each other."""
 
+    @override
     def apply(self, fgraph: Any) -> None:
         remaining = map_nodes(fgraph)
         if len(remaining) < 2:
@@ -220,15 +229,16 @@ class RememberEvaluations(_MapRewriter):
     the inputs, so that a result never depends on it.
     """
 
+    @override
     def apply(self, fgraph: Any) -> None:
         nodes = map_nodes(fgraph)
         if len(nodes) < 2:
             return
         parts = [placed_maps(node) for node in nodes]
         for later, earlier in combinations(range(len(nodes) - 1, -1, -1), 2):
-            for i, a in enumerate(parts[earlier]):
-                for k, b in enumerate(parts[later]):
-                    parts[earlier][i], parts[later][k] = a, b = remembering(a, b)
+            for i, k in product(range(len(parts[earlier])), range(len(parts[later]))):
+                a, b = remembering(parts[earlier][i], parts[later][k])
+                parts[earlier][i], parts[later][k] = a, b
         for node, new in zip(reversed(nodes), reversed(parts), strict=True):
             if any(part.map != old for part, old in zip(new, node.op.maps, strict=True)):
                 # From the last to the first: a node's inputs are then still what they were.
@@ -264,7 +274,8 @@ def _split(a: Placed, b: Placed) -> tuple[Placed, Placed]:
     second = union.add(b)
     slots = tuple(union.slots)
     own, other = a.map.job.reroute(first, slots[:n_slots]), b.map.job.reroute(second, slots)
-    assert isinstance(own, GraphJob) and isinstance(other, GraphJob)
+    assert isinstance(own, GraphJob)
+    assert isinstance(other, GraphJob)
     found = common_work(own, other)
     if found is None:
         return a, b
@@ -287,6 +298,7 @@ def _split(a: Placed, b: Placed) -> tuple[Placed, Placed]:
 class LoadJaxDispatch(GraphRewriter):
     """Tell PyTensor's JAX backend of maps when, and only when, it is used."""
 
+    @override
     def apply(self, fgraph: Any) -> None:
         if map_nodes(fgraph):
             import pymc_mpimap.dispatch.jax  # noqa: F401 # registers itself
@@ -297,5 +309,7 @@ class LoadJaxDispatch(GraphRewriter):
 optdb.register("map_rect_fill", FillFromShape(), "fast_run", "fast_compile", position=48.0)
 optdb.register("map_rect_drop_unused", DropUnused(), "fast_run", "fast_compile", position=48.1)
 optdb.register("map_rect_merge", MergeMaps(), "fast_run", "fast_compile", position=48.2)
-optdb.register("map_rect_remember", RememberEvaluations(), "fast_run", "fast_compile", position=48.3)
+optdb.register(
+    "map_rect_remember", RememberEvaluations(), "fast_run", "fast_compile", position=48.3
+)
 optdb.register("map_rect_jax_dispatch", LoadJaxDispatch(), "jax", position=48.4)

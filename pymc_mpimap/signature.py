@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-from pytensor.graph.type import Type
 from pytensor.tensor.type import TensorType, discrete_dtypes
 
 __all__ = ["ObjectType", "Slot", "boundary_type", "cotangent_slot", "is_differentiable"]
@@ -48,7 +48,7 @@ class Slot:
         How the user wrote it, for messages; no part of the slot's value.
     """
 
-    type: TensorType | ObjectType
+    type: Any  # PyTensor's types do not say of themselves that they can be called.
     per_job: bool
     shapes: int | None = None
     like: int | None = None
@@ -79,7 +79,7 @@ def cotangent_slot(slot: Slot, like: int | None) -> Slot:
     return replace(slot, like=like, on_failure=0.0, name=f"the cotangent of {slot.name}")
 
 
-def boundary_type(slot: Slot, n_jobs: int) -> Type:
+def boundary_type(slot: Slot, n_jobs: int) -> Any:
     """Return the type that a slot has outside the map: all jobs' values together."""
     core = slot.type
     if not slot.per_job:

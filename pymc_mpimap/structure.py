@@ -29,14 +29,15 @@ class Structure:
 
     def rebuild(self, leaves: Sequence[Any]) -> Any:
         """Return the nest with these leaves, taken in order."""
-        return self._rebuild(iter(leaves))
+        return self.take_leaves(iter(leaves))
 
-    def _rebuild(self, leaves: Iterator[Any]) -> Any:
+    def take_leaves(self, leaves: Iterator[Any]) -> Any:
+        """Return the nest with the next leaves of an iterator."""
         if self.kind == "leaf":
             return next(leaves)
         if self.kind == "nothing":
             return None
-        values = [child._rebuild(leaves) for child in self.children]
+        values = [child.take_leaves(leaves) for child in self.children]
         return dict(zip(self.keys, values, strict=True)) if self.kind == "dict" else tuple(values)
 
     def take(self, value: Any, name: str) -> list[Any]:
@@ -57,17 +58,22 @@ class Structure:
             return [None] * self.n_leaves
         if self.kind == "dict":
             if not isinstance(value, dict):
-                raise TypeError(f"{name} should be a dict with the keys {list(self.keys)}, but "
-                                f"is {type(value).__name__}")
+                raise TypeError(
+                    f"{name} should be a dict with the keys {list(self.keys)}, but "
+                    f"is {type(value).__name__}"
+                )
             if unknown := [key for key in value if key not in self.keys]:
-                raise TypeError(f"{name} has the keys {unknown}, which are not among "
-                                f"{list(self.keys)}")
+                raise TypeError(
+                    f"{name} has the keys {unknown}, which are not among {list(self.keys)}"
+                )
             items = [value.get(key) for key in self.keys]
             names = [f"{name}[{key!r}]" for key in self.keys]
         else:
             if not isinstance(value, (tuple, list)) or len(value) != len(self.children):
-                raise TypeError(f"{name} should be a tuple of {len(self.children)} entries, but "
-                                f"is {value!r:.80}")
+                raise TypeError(
+                    f"{name} should be a tuple of {len(self.children)} entries, but "
+                    f"is {value!r:.80}"
+                )
             items, names = list(value), [f"{name}[{i}]" for i in range(len(value))]
         return [
             leaf

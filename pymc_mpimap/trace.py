@@ -126,7 +126,7 @@ def _closure(inputs: Sequence[Variable], output: Variable) -> list[Variable]:
                 continue
             seen.add(v)
             if own[v]:
-                stack.extend(reversed(v.owner.inputs))  # type: ignore[union-attr]
+                stack.extend(reversed(v.owner.inputs))
             else:
                 outer.setdefault(v)
 

@@ -57,8 +57,9 @@ def _shapes(
             if slot.like in by_input and slot.ragged:
                 shapes.append(input_shapes[by_input[slot.like]])
             elif slot.ragged:
+                assert slot.shapes is not None
                 if (held := m.data[slot.shapes]) is None:
-                    jobs_shapes = getattr(node.inputs[by_input[slot.shapes]], "data", None)
+                    jobs_shapes: Any = getattr(node.inputs[by_input[slot.shapes]], "data", None)
                 else:
                     jobs_shapes = held.block(0, m.n_jobs)
                 if jobs_shapes is None and None in kind.shape:

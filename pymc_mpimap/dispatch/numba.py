@@ -48,7 +48,7 @@ def _funcify(op: MapRectOp, node: Apply, **_: Any) -> tuple[Callable[..., Any], 
     def map_rect(*inputs):  # type: ignore[no-untyped-def] # numba infers the types
         with numba.objmode(result=returned):
             result = _call(number, *inputs)
-        return result
+        return result  # noqa: RET504 # numba takes no return from within objmode
 
     # The key is a file name too: a digest, however many outputs there are.
     key = blake2b(f"1 {number} {returned}".encode(), digest_size=16).hexdigest()

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
-from pytensor.graph.basic import Variable
 from pytensor.graph.replace import vectorize_graph
 from pytensor.graph.traversal import applys_between
 from pytensor.raise_op import Assert
@@ -40,13 +39,13 @@ def compile_block(job: GraphJob) -> Kernel:
         outputs = _looped(job, n, blocks)
     function = quiet_function([n, *blocks], outputs)
 
-    def kernel(first: int, n: int, inputs: Sequence[Any]) -> list[Any]:
+    def kernel(_first: int, n: int, inputs: Sequence[Any]) -> list[Any]:
         return function(np.asarray(n), *inputs)  # type: ignore[no-any-return]
 
     return kernel
 
 
-def quiet_function(inputs: Sequence[Variable], outputs: Sequence[Variable]) -> Any:
+def quiet_function(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
     """Compile a function in PyTensor's default mode, for arrays of exactly the right types."""
     with warnings.catch_warnings():
         # An Op without numba code (a JAX function in a job) runs in object mode: slower, right,
@@ -57,7 +56,7 @@ def quiet_function(inputs: Sequence[Variable], outputs: Sequence[Variable]) -> A
     return function
 
 
-def _block_type(slot: Slot) -> TensorType:
+def _block_type(slot: Slot) -> Any:
     """Return the type of an input for a block of any number of jobs."""
     if not slot.per_job:
         return slot.type
@@ -66,7 +65,7 @@ def _block_type(slot: Slot) -> TensorType:
     return TensorType(slot.type.dtype, shape=(None, *slot.type.shape))
 
 
-def _vectorized(job: GraphJob, n: Variable, blocks: Sequence[Variable]) -> list[Variable] | None:
+def _vectorized(job: GraphJob, n: Any, blocks: Sequence[Any]) -> list[Any] | None:
     """Return the block's outputs as array operations, or None where that is not possible."""
     if any(slot.ragged for slot in (*job.inputs, *job.outputs)):
         return None
@@ -92,11 +91,14 @@ def _vectorized(job: GraphJob, n: Variable, blocks: Sequence[Variable]) -> list[
                 return None
         elif not _elementary(node.op):
             return None
-    outputs = []
+    outputs: list[Any] = []
+    result: Any
     for result, slot in zip(vectorized, job.outputs, strict=True):
         if result.ndim == slot.type.ndim:  # No per-job input reaches it: the same for each job.
-            result = pt.broadcast_to(result, (n, *result.shape))
-        outputs.append(result if slot.per_job else _summed(result, slot))
+            stack = pt.broadcast_to(result, (n, *result.shape))
+        else:
+            stack = result
+        outputs.append(stack if slot.per_job else _summed(stack, slot))
     return outputs
 
 
@@ -105,22 +107,20 @@ def _elementary(op: Any) -> bool:
     return type(op).__module__.startswith("pytensor.tensor") or isinstance(op, Assert)
 
 
-def _summed(stack: Variable, slot: Slot) -> Variable:
-    return stack.sum(axis=0, dtype=slot.type.dtype, acc_dtype=slot.type.dtype)  # type: ignore[attr-defined]
+def _summed(stack: Any, slot: Slot) -> Any:
+    return stack.sum(axis=0, dtype=slot.type.dtype, acc_dtype=slot.type.dtype)
 
 
-def _offsets(shapes: Variable) -> Variable:
+def _offsets(shapes: Any) -> Any:
     """Return where each job's values begin in a packed vector, and where the last ends."""
     sizes = pt.prod(shapes, axis=1, dtype="int64")
     return pt.concatenate([pt.zeros(1, dtype="int64"), pt.cumsum(sizes)])
 
 
-def _looped(job: GraphJob, n: Variable, blocks: Sequence[Variable]) -> list[Variable]:
+def _looped(job: GraphJob, n: Any, blocks: Sequence[Any]) -> list[Any]:
     """Return the block's outputs as a loop over its jobs."""
-    ragged_slots = {
-        slot.shapes for slot in (*job.inputs, *job.outputs) if slot.shapes is not None
-    }
-    offsets = {k: _offsets(blocks[k]) for k in sorted(ragged_slots)}
+    ragged_slots = {slot.shapes for slot in (*job.inputs, *job.outputs) if slot.shapes is not None}
+    offsets: dict[int | None, Any] = {k: _offsets(blocks[k]) for k in sorted(ragged_slots)}
     ragged_outputs = [k for k, slot in enumerate(job.outputs) if slot.ragged]
     buffers = [
         pt.zeros(offsets[job.outputs[k].shapes][-1], dtype=job.outputs[k].type.dtype)
@@ -128,10 +128,12 @@ def _looped(job: GraphJob, n: Variable, blocks: Sequence[Variable]) -> list[Vari
     ]
     n_buffers, n_blocks = len(buffers), len(blocks)
 
-    def step(j: Variable, *rest: Variable) -> list[Variable]:
+    def step(j: Any, *rest: Any) -> list[Any]:
         state = list(rest[:n_buffers])
-        values = list(rest[n_buffers : n_buffers + n_blocks])
-        starts = dict(zip(offsets, rest[n_buffers + n_blocks :], strict=True))
+        values: Any = list(rest[n_buffers : n_buffers + n_blocks])
+        starts: dict[int | None, Any] = dict(
+            zip(offsets, rest[n_buffers + n_blocks :], strict=True)
+        )
 
         cores = []
         for slot, value in zip(job.inputs, values, strict=True):
@@ -144,16 +146,16 @@ def _looped(job: GraphJob, n: Variable, blocks: Sequence[Variable]) -> list[Vari
                 shape = values[slot.shapes][j]
                 core = value[where[j] : where[j + 1]].reshape(shape, ndim=slot.type.ndim)
                 cores.append(pt.specify_shape(core, slot.type.shape))
-        results = job.graph.bind([
-            slot.type.filter_variable(core) for slot, core in zip(job.inputs, cores, strict=True)
-        ])
+        results = job.graph.bind(
+            [slot.type.filter_variable(core) for slot, core in zip(job.inputs, cores, strict=True)]
+        )
         for k, position in enumerate(ragged_outputs):
-            slot, result = job.outputs[position], results[position]
-            where = starts[slot.shapes]
-            shape = values[slot.shapes][j]
-            checked = Assert(f"{job.label} returned another length than was derived for this job")(
-                result, pt.eq(pt.stack(list(result.shape)), shape).all()
-            )
+            result: Any = results[position]
+            where = starts[job.outputs[position].shapes]
+            shape = values[job.outputs[position].shapes][j]
+            checked: Any = Assert(
+                f"{job.label} returned another length than was derived for this job"
+            )(result, pt.eq(pt.stack(list(result.shape)), shape).all())
             state[k] = pt.set_subtensor(state[k][where[j] : where[j + 1]], checked.ravel())
         stacked = [r for r, slot in zip(results, job.outputs, strict=True) if not slot.ragged]
         return [*state, *stacked]

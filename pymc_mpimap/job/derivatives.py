@@ -173,7 +173,9 @@ def numeric_job(
     >>> round(float(gradient), 6)
     -0.942363
     """
-    known = derivatives is None or callable(derivatives) or isinstance(derivatives, FiniteDifferences)
+    known = (
+        derivatives is None or callable(derivatives) or isinstance(derivatives, FiniteDifferences)
+    )
     if not known and derivatives not in ("returned", "complex-step"):
         raise InputError(
             f"numeric_job(derivatives={derivatives!r}): give 'returned', 'complex-step', "

@@ -212,7 +212,9 @@ def _differences(
         high, low = parameter.copy(), parameter.copy()
         high.flat[k] += h
         low.flat[k] -= h
-        rise = np.asarray(value_at(_with(values, i, high[()]))) - value_at(_with(values, i, low[()]))
+        rise = np.asarray(value_at(_with(values, i, high[()]))) - value_at(
+            _with(values, i, low[()])
+        )
         # Divided by the step that was really taken, which rounding makes differ from 2h.
         derivative[..., k] = rise / (high.flat[k] - low.flat[k])
     return derivative.reshape((*np.shape(value), *parameter.shape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, override
 
 from pytensor.gradient import pullback, pushforward
 from pytensor.graph.basic import Variable
@@ -53,10 +53,12 @@ class GraphJob(Job):
         return cls(graph, tuple(input_slots), tuple(output_slots), label)
 
     @property
+    @override
     def name(self) -> str:
         return self.label
 
     @property
+    @override
     def cheap(self) -> bool:
         return True
 
@@ -71,11 +73,13 @@ class GraphJob(Job):
         # Hashes of strings differ from process to process; compiled kernels do not travel.
         return {name: getattr(self, name) for name in ("graph", "inputs", "outputs", "label")}
 
+    @override
     def compile(self) -> Kernel:
         from pymc_mpimap.job.block import compile_block
 
         return compile_block(self)
 
+    @override
     def connection(self) -> list[list[bool]]:
         pattern = io_connection_pattern(self.graph.inputs, self.graph.outputs)
         return [
@@ -86,13 +90,15 @@ class GraphJob(Job):
             for row, source in zip(pattern, self.inputs, strict=True)
         ]
 
+    @override
     def refusal(self, output: int, wrt: int) -> str | None:
         return None
 
+    @override
     def pullback(self, wrt: Sequence[int], outputs: Sequence[int]) -> GraphJob:
         inputs, results = self._thaw()
         cotangents = [self.outputs[k].type() for k in outputs]
-        gradients = pullback(
+        gradients: Any = pullback(
             [results[k] for k in outputs],
             [inputs[i] for i in wrt],
             cotangents,
@@ -107,10 +113,11 @@ class GraphJob(Job):
             self.label,
         )
 
+    @override
     def pushforward(self, wrt: Sequence[int], outputs: Sequence[int]) -> GraphJob:
         inputs, results = self._thaw()
         tangents = [self.inputs[i].type() for i in wrt]
-        pushed = pushforward(
+        pushed: Any = pushforward(
             [results[k] for k in outputs],
             [inputs[i] for i in wrt],
             tangents,
@@ -124,6 +131,7 @@ class GraphJob(Job):
             self.label,
         )
 
+    @override
     def keep(self, outputs: Sequence[int]) -> GraphJob:
         inputs, results = self._thaw()
         return self.trace(
@@ -134,15 +142,17 @@ class GraphJob(Job):
             self.label,
         )
 
+    @override
     def used_inputs(self) -> list[int]:
         inputs, results = self._thaw()
         reached = set(ancestors(results))
         used = {i for i, variable in enumerate(inputs) if variable in reached}
         used |= {slot.like for slot in self.outputs if slot.like is not None}
         used |= {slot.shapes for slot in self.outputs if slot.shapes is not None}
-        used |= {self.inputs[i].shapes for i in used if self.inputs[i].shapes is not None}
+        used |= {shapes for i in used if (shapes := self.inputs[i].shapes) is not None}
         return sorted(used)
 
+    @override
     def reroute(self, positions: Sequence[int], inputs: tuple[Slot, ...]) -> GraphJob:
         fresh = [slot.type() for slot in inputs]
         replacements = [
@@ -154,6 +164,7 @@ class GraphJob(Job):
         outputs = [slot.moved(renumbered) for slot in self.outputs]
         return self.trace(fresh, results, inputs, outputs, self.label)
 
+    @override
     def fuse(self, other: Job) -> GraphJob | None:
         if not isinstance(other, GraphJob):
             return None

@@ -39,7 +39,7 @@ def one_by_one(job: Job, one: Callable[[int, Sequence[Any]], Sequence[np.ndarray
 def _taker(slot: Slot, value: Any, inputs: Sequence[Any]) -> Callable[[int], Any]:
     """Return the function that takes one job's part out of a block's input."""
     if not slot.per_job:
-        return lambda j: value
+        return lambda _: value
     if slot.shapes is None:
         return lambda j: value[j]
     shapes = np.asarray(inputs[slot.shapes])

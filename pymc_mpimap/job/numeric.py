@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Call:
     def rebuild(self, leaves: Sequence[Any]) -> list[Any]:
         """Return theta, job, x_r and x_i with these leaves, as many as the function takes."""
         rest = iter(leaves)
-        return [structure._rebuild(rest) for structure in self.structures][: self.arguments]
+        return [structure.take_leaves(rest) for structure in self.structures][: self.arguments]
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,16 @@ class NumericJob(Job):
     memory: Memory | None = None
 
     @property
+    @override
     def name(self) -> str:
         return self.label
 
     @property
+    @override
     def cheap(self) -> bool:
         return False
 
+    @override
     def compile(self) -> Kernel:
         from pymc_mpimap.job.evaluate import compile_numeric
 
@@ -136,6 +139,7 @@ class NumericJob(Job):
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_given"}
 
+    @override
     def connection(self) -> list[list[bool]]:
         # Data are inputs of the function too: where they hold real numbers, a derivative exists
         # in principle, and asking for it must be refused rather than answered with zero.
@@ -152,15 +156,16 @@ class NumericJob(Job):
         }
         return i in linear or i in self.call.leaves
 
+    @override
     def refusal(self, output: int, wrt: int) -> str | None:
         slot = self.inputs[wrt]
         if wrt not in self.call.leaves:
             return None  # A cotangent or tangent: the job is linear in it.
         if any(not isinstance(term, Value) for term in self.terms[output]):
             return (
-                f"{self.label} is a numeric job, which gives first derivatives; a second derivative "
-                f"with respect to {slot.name} was asked for. Write the job with PyTensor (a plain "
-                "function) for Hessians."
+                f"{self.label} is a numeric job, which gives first derivatives; a second "
+                f"derivative with respect to {slot.name} was asked for. Write the job with "
+                "PyTensor (a plain function) for Hessians."
             )
         if wrt not in self.call.parameters:
             return (
@@ -169,6 +174,7 @@ class NumericJob(Job):
             )
         return self.function.refusal(slot.name)
 
+    @override
     def pullback(self, wrt: Sequence[int], outputs: Sequence[int]) -> NumericJob:
         first = len(self.inputs)
         terms: list[tuple[Term, ...]] = []
@@ -191,6 +197,7 @@ class NumericJob(Job):
             terms=tuple(terms),
         )
 
+    @override
     def pushforward(self, wrt: Sequence[int], outputs: Sequence[int]) -> NumericJob:
         first = len(self.inputs)
         terms: list[tuple[Term, ...]] = []
@@ -213,6 +220,7 @@ class NumericJob(Job):
             terms=tuple(terms),
         )
 
+    @override
     def keep(self, outputs: Sequence[int]) -> NumericJob:
         return replace(
             self,
@@ -220,6 +228,7 @@ class NumericJob(Job):
             terms=tuple(self.terms[k] for k in outputs),
         )
 
+    @override
     def used_inputs(self) -> list[int]:
         used = set(self.call.leaves)
         if self.call.job_id is not None:
@@ -232,9 +241,10 @@ class NumericJob(Job):
                     used.add(term.tangent)
         used |= {slot.like for slot in self.outputs if slot.like is not None}
         used |= {slot.shapes for slot in self.outputs if slot.shapes is not None}
-        used |= {self.inputs[i].shapes for i in used if self.inputs[i].shapes is not None}
+        used |= {shapes for i in used if (shapes := self.inputs[i].shapes) is not None}
         return sorted(used)
 
+    @override
     def reroute(self, positions: Sequence[int], inputs: tuple[Slot, ...]) -> NumericJob:
         def moved(term: Term) -> Term:
             if isinstance(term, Pullback):
@@ -257,6 +267,7 @@ class NumericJob(Job):
             terms=tuple(tuple(moved(term) for term in terms) for terms in self.terms),
         )
 
+    @override
     def fuse(self, other: Job) -> NumericJob | None:
         if not isinstance(other, NumericJob):
             return None
@@ -281,7 +292,7 @@ def length_job(
 ) -> NumericJob:
     """Return the job that gives the length of each job's output, from the job's data alone."""
 
-    def lengths(theta: Any = None, job: Any = None, *data: Any) -> np.ndarray:
+    def lengths(_theta: Any = None, _job: Any = None, *data: Any) -> np.ndarray:
         return np.asarray(length(*data), dtype=np.int64)
 
     function = NumericFunction(lengths, derivatives=None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 from pytensor.graph.basic import Variable
@@ -51,21 +51,26 @@ class SplitJob(Job):
     memory: Memory
 
     @property
+    @override
     def inputs(self) -> tuple[Slot, ...]:  # type: ignore[override] # as the base's
         return self.base.inputs
 
     @property
+    @override
     def outputs(self) -> tuple[Slot, ...]:  # type: ignore[override] # as the base's
         return self.base.outputs
 
     @property
+    @override
     def name(self) -> str:
         return self.base.name
 
     @property
+    @override
     def cheap(self) -> bool:
         return self.base.cheap
 
+    @override
     def compile(self) -> Kernel:
         whole = _compiled(self.whole)
         common = None if self.first else _compiled(self.common)
@@ -84,27 +89,35 @@ class SplitJob(Job):
 
         return one_by_one(self, one)
 
+    @override
     def connection(self) -> list[list[bool]]:
         return self.base.connection()
 
+    @override
     def refusal(self, output: int, wrt: int) -> str | None:
         return self.base.refusal(output, wrt)
 
+    @override
     def pullback(self, wrt: Sequence[int], outputs: Sequence[int]) -> Job:
         return self.base.pullback(wrt, outputs)
 
+    @override
     def pushforward(self, wrt: Sequence[int], outputs: Sequence[int]) -> Job:
         return self.base.pushforward(wrt, outputs)
 
+    @override
     def keep(self, outputs: Sequence[int]) -> Job:
         return self.base.keep(outputs)
 
+    @override
     def used_inputs(self) -> list[int]:
         return self.base.used_inputs()
 
+    @override
     def reroute(self, positions: Sequence[int], inputs: tuple[Slot, ...]) -> Job:
         return self.base.reroute(positions, inputs)
 
+    @override
     def fuse(self, other: Job) -> Job | None:
         return None
 

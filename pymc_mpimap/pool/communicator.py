@@ -37,10 +37,12 @@ _LAUNCHER_VARIABLES = (
 class Crew:
     """The ranks of one communicator, for the life of this process."""
 
+    base: Any
     comm: Any
     hosts: tuple[str, ...]
     cores: tuple[int, ...]
     left: bool = False
+    exit_code: int = 1
     _controller: Controller | None = field(default=None, repr=False)
 
     def controller(self, patience: Patience) -> Controller:
@@ -54,8 +56,7 @@ class Crew:
         self.left = True
 
 
-_crews: dict[int, Crew] = {}
-_exit_code = 1
+_crews: list[Crew] = []
 
 
 def join(comm: Any, timeout: float) -> Crew:
@@ -69,12 +70,12 @@ def join(comm: Any, timeout: float) -> Crew:
     from mpi4py import MPI
 
     base = MPI.COMM_WORLD if comm is None else comm
-    key = MPI._handleof(base)
-    if key in _crews:
-        return _crews[key]
+    for crew in _crews:
+        if crew.base == base:
+            return crew
     hosts, cores = _meet(MPI, base, timeout)
-    crew = Crew(base.Dup(), hosts, cores)
-    _crews[key] = crew
+    crew = Crew(base, base.Dup(), hosts, cores)
+    _crews.append(crew)
     _end_together(crew, MPI.Finalize)
     for name in list(os.environ):
         if name.startswith(_LAUNCHER_VARIABLES):
@@ -85,7 +86,9 @@ def join(comm: Any, timeout: float) -> Crew:
 def _self_portrait() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "versions": {
             "Python": ".".join(map(str, sys.version_info[:3])),
             "pymc_mpimap": __version__,
@@ -95,7 +98,7 @@ def _self_portrait() -> dict[str, Any]:
     }
 
 
-def _meet(MPI: Any, comm: Any, timeout: float) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _meet(mpi: Any, comm: Any, timeout: float) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Exchange who is where. Point to point, so that a rank that never comes is named."""
     patience = Patience()
     portrait = _self_portrait()
@@ -112,17 +115,17 @@ def _meet(MPI: Any, comm: Any, timeout: float) -> tuple[tuple[str, ...], tuple[i
 
         if not wait_until(arrived, patience, timeout):
             raise PoolError(
-                f"rank {comm.rank}: rank 0 did not enter MPIPool within {timeout:.0f} s; did it end "
-                "or raise before?"
+                f"rank {comm.rank}: rank 0 did not enter MPIPool within {timeout:.0f} s; did it "
+                "end or raise before?"
             )
         return answer[0]  # type: ignore[no-any-return]
     portraits: dict[int, dict[str, Any]] = {0: portrait}
 
     def all_here() -> bool:
-        status = MPI.Status()
-        while comm.iprobe(source=MPI.ANY_SOURCE, tag=HELLO, status=status):
+        status = mpi.Status()
+        while comm.iprobe(source=mpi.ANY_SOURCE, tag=HELLO, status=status):
             portraits[status.source] = comm.recv(source=status.source, tag=HELLO)
-        return len(portraits) == comm.size
+        return len(portraits) == int(comm.size)
 
     if not wait_until(all_here, patience, timeout):
         missing = [rank for rank in range(comm.size) if rank not in portraits]
@@ -152,46 +155,46 @@ def _check_versions(portraits: dict[int, dict[str, Any]]) -> None:
 
 def _end_together(crew: Crew, finalize: Callable[[], None]) -> None:
     """See to it that however one rank ends, all end, and nothing is left running."""
-    comm, pid = crew.comm, os.getpid()
-
-    def abort(code: int) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        comm.Abort(code)
+    pid = os.getpid()
 
     def at_exit() -> None:
         # Registered after mpi4py's own, and so run before MPI is finalized.
-        if os.getpid() != pid or crew.left:
-            return
-        crew.left = True
-        if comm.rank > 0:
-            abort(1)  # A worker leaves without having been told to.
-        controller = crew.controller(Patience())
-        if not controller.stop(STOP_TIMEOUT):
-            abort(_exit_code)
+        if os.getpid() == pid and not crew.left:
+            crew.left = True
+            # A worker that was not told to leave ends the others with it.
+            if crew.comm.rank > 0 or not crew.controller(Patience()).stop(STOP_TIMEOUT):
+                _abort(crew, crew.exit_code)
 
-    def on_signal(number: int, frame: Any) -> None:
-        abort(128 + number)
+    def on_signal(number: int, _frame: Any) -> None:
+        _abort(crew, 128 + number)
 
-    atexit.register(at_exit)
     previous = sys.excepthook
 
     def uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        global _exit_code
         previous(kind, error, trace)
         if issubclass(kind, KeyboardInterrupt) and os.getpid() == pid:
             # Python would end by sending itself SIGINT, which mpiexec reports as a crash. Do what
             # it does at exit, and leave with the status that a shell gives to Ctrl-C.
-            _exit_code = 130
-            atexit._run_exitfuncs()
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
+            crew.exit_code = 130
+            atexit._run_exitfuncs()  # noqa: SLF001 # there is no public name for it
+            _flush()
             finalize()
             os._exit(130)
 
+    atexit.register(at_exit)
     sys.excepthook = uncaught
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
-    if comm.rank > 0:
+    if crew.comm.rank > 0:
         # Rank 0 alone decides what Ctrl-C means: the sampler there returns its draws.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+
+
+def _abort(crew: Crew, code: int) -> None:
+    _flush()
+    crew.comm.Abort(code)

@@ -17,7 +17,7 @@ from pytensor.configdefaults import config
 from pymc_mpimap.errors import JobError, JobFailure
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.balance import even_cuts
-from pymc_mpimap.pool.program import Move, Program, assemble
+from pymc_mpimap.pool.program import Program, assemble
 from pymc_mpimap.pool.protocol import (
     DOWN,
     HEADER,
@@ -232,9 +232,7 @@ class Controller:
         evaluation = self._evaluation
         self._dispatch(assignment, values, evaluation)
         busy = [0.0] * len(self.hosts)
-        results: list[list[ShareResult | None]] = [
-            [None] * len(self.hosts) for _ in program.maps
-        ]
+        results: list[list[ShareResult | None]] = [[None] * len(self.hosts) for _ in program.maps]
         failed: list[JobError] = []
         begun = time.perf_counter()
         try:
@@ -264,9 +262,7 @@ class Controller:
             outputs += assemble(m, [s.subtrees for s, _ in present], [r for _, r in present])
         return outputs, busy, failures
 
-    def _dispatch(
-        self, assignment: _Assignment, values: list[np.ndarray], evaluation: int
-    ) -> None:
+    def _dispatch(self, assignment: _Assignment, values: list[np.ndarray], evaluation: int) -> None:
         """Send every working rank what changed since the last time."""
         last = assignment.last
         fits = last is not None and all(
@@ -286,7 +282,8 @@ class Controller:
                 for i, value in enumerate(values)
                 if not fits
                 or not same_bytes(
-                    assignment.part(i, rank, value), assignment.part(i, rank, last[i])  # type: ignore[index]
+                    assignment.part(i, rank, value),
+                    assignment.part(i, rank, last[i]),  # type: ignore[index]
                 )
             )
             flags = link.message[8 * HEADER : 8 * HEADER + packing.flags]
@@ -388,7 +385,7 @@ class Controller:
 
 def _shape_data(m: Map, i: int, share: Share) -> Any:
     """Return held data only where the shapes of outputs follow from them."""
-    if any(slot.shapes == i or slot.like == i for slot in m.job.outputs):
+    if any(i in (slot.shapes, slot.like) for slot in m.job.outputs):
         held = m.data[i]
         return None if held is None else held.block(share.first, share.last)
     return None

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, override
 
 import numpy as np
 
@@ -101,7 +101,8 @@ class MPIPool(Pool):
         if self._controller is not None:
             raise PoolError("this MPIPool was entered already; make another one")
         self._restore_threads = one_thread_each(self._threads)
-        comm, hosts = None, (socket.gethostname(),)
+        comm: Any = None
+        hosts: tuple[str, ...] = (socket.gethostname(),)
         if self._comm is not None or under_launcher():
             from pymc_mpimap.pool.communicator import join
 
@@ -114,8 +115,8 @@ class MPIPool(Pool):
             report_oversubscription(crew.hosts, crew.cores)
         self._pid = os.getpid()
         os.environ[POOL_OWNER] = str(self._pid)
-        self._controller = crew.controller(self._patience) if comm else Controller(
-            None, hosts, self._patience
+        self._controller = (
+            crew.controller(self._patience) if comm else Controller(None, hosts, self._patience)
         )
         self._recorder = Recorder(hosts)
         return super().__enter__()
@@ -130,6 +131,7 @@ class MPIPool(Pool):
         self._restore_threads()
         super().__exit__(kind, error, trace)
 
+    @override
     def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         if self._controller is None:
             raise PoolError("this MPIPool is not open; use it as 'with MPIPool():'")

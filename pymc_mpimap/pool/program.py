@@ -106,7 +106,11 @@ class Program:
                         raise AssertionError(f"{slot.name} is supplied, but its shapes are held")
                     shapes = index(Move(positions[slot.shapes], True, jobs))
                 used.append(
-                    index(Move(position, True, jobs, shapes) if slot.per_job else Move(position, False))
+                    index(
+                        Move(position, True, jobs, shapes)
+                        if slot.per_job
+                        else Move(position, False)
+                    )
                 )
             uses.append(tuple(used))
         return tuple(moves), tuple(uses)

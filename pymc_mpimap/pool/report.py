@@ -49,8 +49,10 @@ class PoolReport:
     def __str__(self) -> str:
         ranks = len(self.busy)
         lines = [
-            f"{self.evaluations} evaluations on {ranks} rank{'s' if ranks > 1 else ''}, "
-            f"{self.per_second:.1f} a second"
+            (
+                f"{self.evaluations} evaluations on {ranks} rank{'s' if ranks > 1 else ''}, "
+                f"{self.per_second:.1f} a second"
+            ),
         ]
         for rank, (busy, host) in enumerate(zip(self.busy, self.hosts, strict=True)):
             share = 100 * busy / self.seconds if self.seconds > 0 else 0.0

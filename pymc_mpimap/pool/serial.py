@@ -11,6 +11,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
+from typing import override
 
 import numpy as np
 
@@ -52,6 +53,7 @@ class SerialPool(Pool):
         self._lock = threading.RLock()
         self._recorder = Recorder([socket.gethostname()])
 
+    @override
     def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         program.check(inputs)
         outputs: list[np.ndarray] = []
@@ -79,7 +81,7 @@ class SerialPool(Pool):
 
 
 class _DefaultPool(SerialPool):
-    """The serial pool that is in force where the user asked for none: it says what was forgotten."""
+    """The pool in force where the user asked for none: it says what was forgotten."""
 
     def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         _refuse_child_of_a_pool()

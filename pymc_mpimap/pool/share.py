@@ -6,6 +6,7 @@ differ.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import traceback
@@ -17,10 +18,10 @@ from typing import Any
 import numpy as np
 from pytensor.configdefaults import config
 
+from pymc_mpimap.blocks import Node, add_up, subtrees
 from pymc_mpimap.errors import JobError, JobFailure
 from pymc_mpimap.job.base import Job, Kernel
 from pymc_mpimap.map import Map
-from pymc_mpimap.blocks import Node, add_up, subtrees
 from pymc_mpimap.signature import core_shape, packed_offsets
 
 __all__ = ["Share", "ShareResult", "inside_job", "output_shapes"]
@@ -88,7 +89,8 @@ def _core_shape_of_input(m: Map, i: int, value: Any) -> tuple[int, ...] | None:
     slot = m.job.inputs[i]
     if slot.ragged or not isinstance(value, np.ndarray):
         return None
-    return value.shape[1:] if slot.per_job else value.shape
+    shape: tuple[int, ...] = value.shape
+    return shape[1:] if slot.per_job else shape
 
 
 class Share:
@@ -115,10 +117,9 @@ class Share:
     def warm(self, inputs: Sequence[Any]) -> None:
         """Compile what the first evaluation would: one block, its result thrown away."""
         if self.low < self.high and self.map.job.cheap:
-            try:
+            # An error will be raised, or rejected, by the evaluation that follows.
+            with contextlib.suppress(JobError):
                 self._evaluate_block(self.low, self._complete(inputs), [])
-            except JobError:
-                pass  # It will be raised, or rejected, by the evaluation that follows.
 
     def evaluate(self, inputs: Sequence[Any]) -> ShareResult:
         """Evaluate these blocks.
@@ -259,8 +260,8 @@ class Share:
         shapes = output_shapes(self.map, one, j, j + 1, 1)
         outputs = []
         for slot, shape in zip(self.map.job.outputs, shapes, strict=True):
-            shape = shape if slot.per_job else shape[1:]
-            outputs.append(np.full(shape, slot.on_failure, dtype=slot.type.dtype))
+            own = shape if slot.per_job else shape[1:]
+            outputs.append(np.full(own, slot.on_failure, dtype=slot.type.dtype))
         return outputs
 
     def _failure(self, job: int, error: BaseException, doing: str = "") -> JobFailure:

@@ -23,8 +23,8 @@ def one_thread_each(threads: int | None) -> Callable[[], None]:
     """
     if threads is None or any(name in os.environ for name in _CHOICES):
         return lambda: None
-    limits = threadpool_limits(threads)
-    return limits.restore_original_limits
+    restore: Callable[[], None] = threadpool_limits(threads).restore_original_limits
+    return restore
 
 
 def report_oversubscription(hosts: Sequence[str], cores: Sequence[int]) -> None:

@@ -61,7 +61,7 @@ class _Assignment:
         self.packing = Packing(layout.parts, len(self.program.moves))
         self.current = [np.zeros(shape, dtype) for dtype, shape in self.packing.parts]
 
-    def update(self, message: np.ndarray) -> None:
+    def _update(self, message: np.ndarray) -> None:
         """Take the changed inputs out of a message."""
         start = 8 * HEADER
         flags = message[start : start + self.packing.flags].tobytes()
@@ -73,7 +73,8 @@ class _Assignment:
         for i, array in zip(changed, arrays, strict=True):
             self.current[i][...] = array
 
-    def evaluate(self) -> list[ShareResult]:
+    def evaluate(self, message: np.ndarray) -> list[ShareResult]:
+        self._update(message)
         return [
             share.evaluate([self.current[i] for i in used])
             for share, used in zip(self.shares, self.program.uses, strict=True)
@@ -147,11 +148,7 @@ class _Worker:
         results: list[ShareResult] = []
         status = Status.OK
         try:
-            assignment = self.assignments[number]
-            if isinstance(assignment, JobFailure):
-                raise JobError(assignment)
-            assignment.update(self.message)
-            results = assignment.evaluate()
+            results = self._assignment(number).evaluate(self.message)
             failures = [failure for result in results for failure in result.failures]
             status = Status.REJECTED if failures else Status.OK
         except JobError as error:
@@ -162,6 +159,12 @@ class _Worker:
         size = self._pack(results if status != Status.FAILED else [])
         busy = time.perf_counter_ns() - begun
         self._send_answer(evaluation, status, busy, payload, size)
+
+    def _assignment(self, number: int) -> _Assignment:
+        assignment = self.assignments[number]
+        if isinstance(assignment, JobFailure):
+            raise JobError(assignment)
+        return assignment
 
     def _send_answer(
         self, evaluation: int, status: Status, busy: int, payload: bytes, size: int
