@@ -162,7 +162,7 @@ def map_rect(
     wants_job_id = _check_signature(f, label, given)
     builder = _Builder(label, n_jobs, arguments, given, wants_job_id)
     job, sources, result = (
-        builder.numeric(f) if isinstance(f, NumericFunction) else builder.traced(f)
+        builder.numeric(f.as_it_is_now()) if isinstance(f, NumericFunction) else builder.traced(f)
     )
     grain = grain_size or (-(-n_jobs // MOST_BLOCKS) if job.cheap else 1) or 1
     data = tuple(source if isinstance(source, JobData) else None for source in sources)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -39,10 +40,19 @@ def array_digest(*arrays: np.ndarray) -> bytes:
 
 def object_digest(value: Any) -> bytes:
     """Return a fingerprint of any object that can be pickled; others equal only themselves."""
+    pickled = _pickled(value)
+    return uuid4().bytes if pickled is None else _digest(pickled)
+
+
+def _digest(content: bytes) -> bytes:
+    return blake2b(content, digest_size=16).digest()
+
+
+def _pickled(value: Any) -> bytes | None:
     try:
-        return blake2b(cloudpickle.dumps(value), digest_size=16).digest()
+        return bytes(cloudpickle.dumps(value))
     except Exception:  # Whatever a user's object raises: it has no bytes to compare.
-        return uuid4().bytes
+        return None
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
@@ -150,9 +160,11 @@ class ObjectData(JobData):
     """Any picklable object a job, for numeric jobs."""
 
     def __init__(self, items: Sequence[Any]):
-        self.items = tuple(items)
+        pickled = _pickled(tuple(items))
+        # An own copy: what the caller does to the objects later must not depend on the rank.
+        self.items: tuple[Any, ...] = tuple(items) if pickled is None else pickle.loads(pickled)
         self.first = 0
-        self.digest = object_digest(self.items)
+        self.digest = uuid4().bytes if pickled is None else _digest(pickled)
 
     @override
     def owned(self, first: int, last: int) -> ObjectData:

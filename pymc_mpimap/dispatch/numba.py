@@ -8,6 +8,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from pytensor.configdefaults import config
 from pytensor.graph.basic import Apply
 from pytensor.link.numba.dispatch.basic import (
     get_numba_type,
@@ -18,6 +19,12 @@ from pytensor.link.numba.dispatch.basic import (
 from pymc_mpimap.op import MapRectOp, evaluate_op
 
 __all__: list[str] = []
+
+# With fast-math, the compiler may reorder sums, and does so differently in fresh code and in the
+# same code from PyTensor's cache: draws would depend on which rank compiled what, and when. Those
+# who want it all the same set numba__fastmath themselves.
+if config._config_var_dict["numba__fastmath"].is_default:  # noqa: SLF001 # no public name
+    config.numba__fastmath = False
 
 # Compiled code refers to an Op by its number here, not by its content: a script that builds the
 # same Ops in the same order finds its compiled functions in PyTensor's cache, whatever the data.

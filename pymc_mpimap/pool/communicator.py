@@ -40,7 +40,7 @@ class Crew:
     base: Any
     comm: Any
     hosts: tuple[str, ...]
-    cores: tuple[int, ...]
+    cores: tuple[frozenset[int], ...]
     left: bool = False
     exit_code: int = 1
     _controller: Controller | None = field(default=None, repr=False)
@@ -86,9 +86,7 @@ def join(comm: Any, timeout: float) -> Crew:
 def _self_portrait() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": _cores(),
         "versions": {
             "Python": ".".join(map(str, sys.version_info[:3])),
             "pymc_mpimap": __version__,
@@ -98,7 +96,16 @@ def _self_portrait() -> dict[str, Any]:
     }
 
 
-def _meet(mpi: Any, comm: Any, timeout: float) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _cores() -> frozenset[int]:
+    """Return the cores that this rank may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def _meet(
+    mpi: Any, comm: Any, timeout: float
+) -> tuple[tuple[str, ...], tuple[frozenset[int], ...]]:
     """Exchange who is where. Point to point, so that a rank that never comes is named."""
     patience = Patience()
     portrait = _self_portrait()

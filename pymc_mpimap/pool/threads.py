@@ -27,10 +27,12 @@ def one_thread_each(threads: int | None) -> Callable[[], None]:
     return restore
 
 
-def report_oversubscription(hosts: Sequence[str], cores: Sequence[int]) -> None:
+def report_oversubscription(hosts: Sequence[str], cores: Sequence[frozenset[int]]) -> None:
     """Say once if a host has more ranks than cores."""
     for host, ranks in Counter(hosts).items():
-        available = max(cores[rank] for rank, name in enumerate(hosts) if name == host)
+        # Each rank may be bound to cores of its own.
+        own = (cores[rank] for rank, name in enumerate(hosts) if name == host)
+        available = len(frozenset().union(*own))
         if ranks > available:
             warnings.warn(
                 f"{ranks} ranks share the {available} cores of {host}: results are the same, but "
