@@ -1,4 +1,4 @@
-"""A program on MPI ranks that ends in the way its argument names; see tests/test_processes.py."""
+"""A program on MPI ranks that ends in the way its argument names; see tests/test_programs.py."""
 
 import os
 import sys

@@ -49,10 +49,10 @@ class Started:
             stderr=subprocess.STDOUT,
             text=True,
             # A mark that its ranks inherit, to find them by.
-            env={**os.environ, "TEST_PROCESSES_MARK": f"{os.getpid()} {how}"},
+            env={**os.environ, "TEST_PROGRAMS_MARK": f"{os.getpid()} {how}"},
             start_new_session=True,
         )
-        self.mark = f"TEST_PROCESSES_MARK={os.getpid()} {how}".encode()
+        self.mark = f"TEST_PROGRAMS_MARK={os.getpid()} {how}".encode()
         self.lines = []
         self.ready = threading.Event()
         self.reader = threading.Thread(target=self.read, daemon=True)
@@ -99,9 +99,11 @@ class Started:
                 os.kill(pid, signal.SIGKILL)
             for descriptor in watched.values():
                 os.close(descriptor)
-        self.reader.join(timeout)
-        self.process.stdin.close()
-        self.process.stdout.close()
+            self.process.kill()
+            self.process.wait(timeout)
+            self.reader.join(timeout)
+            self.process.stdin.close()
+            self.process.stdout.close()
         return self.process.returncode, "".join(self.lines)
 
 
@@ -181,6 +183,7 @@ def test_idle_workers_rest():
     seconds = time.monotonic() - begun
     used = {pid: cpu_seconds(pid) - before[pid] for pid in workers}
     program.process.stdin.write("\n")
+    program.process.stdin.flush()
     returncode, output = program.end()
     assert returncode == 0, output
     for pid in workers:
