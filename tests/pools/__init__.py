@@ -1,0 +1,1 @@
+"""Tests that hold for every pool: run plainly they use the serial one, under `tests.mpi` MPI's."""

@@ -1,0 +1,116 @@
+"""Blocks, the tree of their sums, and which rank works on which: pure functions."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from pymc_mpimap.blocks import Blocks, add_up, subtrees
+from pymc_mpimap.pool.balance import even_cuts
+
+counts = st.integers(1, 200)
+
+
+@st.composite
+def cut_blocks(draw):
+    """Return a number of blocks and any cut points of contiguous runs of them."""
+    count = draw(counts)
+    inner = draw(st.lists(st.integers(0, count), max_size=8))
+    return count, [0, *sorted(inner), count]
+
+
+def sums_of_runs(values, cuts):
+    """What ranks would send: for each run of blocks the sums of its subtrees."""
+    parts = {}
+    for low, high in pairwise(cuts):
+        for node in subtrees(len(values), low, high):
+            assert node not in parts
+            parts[node] = add_up(node, {}, lambda block: values[block])
+    return parts
+
+
+@given(cut_blocks(), st.integers(0, 2**32 - 1))
+def test_any_cut_gives_the_same_bits(cut, seed):
+    count, cuts = cut
+    random = np.random.default_rng(seed)
+    # Of very different size and sign: any other order of summation would show.
+    values = random.normal(size=(count, 3)) * 10.0 ** random.integers(-12, 12, size=(count, 3))
+    whole = add_up((0, count), {}, lambda block: values[block])
+    together = add_up((0, count), sums_of_runs(values, cuts))
+    assert whole.tobytes() == together.tobytes()
+
+
+@given(cut_blocks())
+def test_every_block_is_in_exactly_one_subtree(cut):
+    count, cuts = cut
+    for low, high in pairwise(cuts):
+        covered = [b for node in subtrees(count, low, high) for b in range(*node)]
+        assert covered == list(range(low, high))
+
+
+@given(cut_blocks())
+def test_sum_counts_every_block_once(cut):
+    count, cuts = cut
+    values = [np.array([1 << block], dtype=object) for block in range(count)]
+    assert add_up((0, count), sums_of_runs(values, cuts))[0] == (1 << count) - 1
+
+
+@given(cut_blocks())
+def test_few_subtrees_make_up_a_run(cut):
+    count, cuts = cut
+    for low, high in pairwise(cuts):
+        assert len(list(subtrees(count, low, high))) <= max(2 * count.bit_length(), 1)
+
+
+def test_the_whole_is_one_subtree_and_nothing_is_none():
+    for count in range(1, 40):
+        assert list(subtrees(count, 0, count)) == [(0, count)]
+        assert list(subtrees(count, count // 2, count // 2)) == []
+
+
+def test_the_tree_does_not_follow_the_ranks():
+    """Three equal runs of six blocks are no three nodes of its binary tree."""
+    assert list(subtrees(6, 0, 2)) == [(0, 2)]
+    assert list(subtrees(6, 2, 4)) == [(2, 4)]
+    assert list(subtrees(6, 4, 6)) == [(4, 6)]
+    assert list(subtrees(6, 0, 3)) == [(0, 2), (2, 3)]
+    assert list(subtrees(6, 3, 6)) == [(3, 4), (4, 6)]
+
+
+def test_sum_that_is_missing():
+    with pytest.raises(KeyError, match="no sum of block 1"):
+        add_up((0, 2), {(0, 1): np.ones(1)})
+
+
+def test_known_sums_are_not_added_up_again():
+    asked = []
+
+    def leaf(block):
+        asked.append(block)
+        return np.array(float(block))
+
+    assert add_up((0, 8), {(0, 4): np.array(100.0)}, leaf) == 122
+    assert asked == [4, 5, 6, 7]
+
+
+@given(st.integers(0, 500), st.integers(1, 50))
+def test_blocks_hold_every_job_once(n_jobs, grain_size):
+    blocks = Blocks(n_jobs, grain_size)
+    firsts = [blocks.first_job(block) for block in range(blocks.count + 1)]
+    assert firsts[0] == 0
+    assert firsts[-1] == n_jobs
+    sizes = np.diff(firsts)
+    assert (sizes[:-1] == grain_size).all()
+    assert n_jobs == 0 or 1 <= sizes[-1] <= grain_size
+    assert blocks.count == int(np.ceil(n_jobs / grain_size))
+
+
+@given(st.integers(0, 300), st.integers(1, 64))
+def test_even_cuts(n_blocks, n_ranks):
+    cuts = even_cuts(n_blocks, n_ranks)
+    sizes = np.diff(cuts)
+    assert (len(cuts), cuts[0], cuts[-1]) == (n_ranks + 1, 0, n_blocks)
+    assert (sizes >= 0).all()
+    assert sizes.max() - sizes.min() <= 1
+    assert sizes[0] == sizes.min()  # rank 0 has the chain to run
