@@ -15,7 +15,8 @@ from pymc_mpimap.errors import (
 )
 from pymc_mpimap.job.derivatives import FiniteDifferences, numeric_job
 from pymc_mpimap.op import MapRectOp
-from pymc_mpimap.pool.base import Pool, current_pool
+from pymc_mpimap.pool.base import Pool
+from pymc_mpimap.pool.current import current_pool
 from pymc_mpimap.pool.mpi import MPIPool
 from pymc_mpimap.pool.serial import SerialPool
 from pymc_mpimap.version import __version__

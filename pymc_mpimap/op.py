@@ -15,7 +15,7 @@ from pytensor.graph.null_type import NullType
 from pytensor.graph.op import Op
 
 from pymc_mpimap.map import Map
-from pymc_mpimap.pool.base import current_pool
+from pymc_mpimap.pool.current import current_pool
 from pymc_mpimap.pool.program import Program
 
 __all__ = ["MapRectOp"]
@@ -34,6 +34,16 @@ class MapRectOp(Op):
         What is evaluated. `map_rect` makes Ops of one map, the rewrites Ops of several.
     routes : sequence of sequence of int
         For each map, which of the Op's inputs its graph inputs are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pytensor.tensor as pt
+    >>> import pymc_mpimap as mpimap
+    >>> theta = pt.dscalar("theta")
+    >>> output = mpimap.map_rect(lambda theta, job: theta * job, theta, np.arange(3.0), name="f")
+    >>> output.owner.op
+    MapRectOp{f over 3 jobs}
     """
 
     __props__ = ("maps", "routes")
@@ -70,6 +80,9 @@ class MapRectOp(Op):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.maps, self.routes)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         names = ", ".join(f"{m.job.name} over {m.n_jobs} jobs" for m in self.maps)

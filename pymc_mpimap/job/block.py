@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytensor
@@ -21,8 +21,10 @@ from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.job.base import Kernel
-from pymc_mpimap.job.graph import GraphJob
 from pymc_mpimap.signature import Slot
+
+if TYPE_CHECKING:
+    from pymc_mpimap.job.graph import GraphJob
 
 __all__ = ["compile_block", "quiet_function"]
 

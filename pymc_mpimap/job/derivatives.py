@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
+import cloudpickle
 import numpy as np
 
 from pymc_mpimap.data import object_digest
@@ -77,6 +79,11 @@ class NumericFunction:
         name = self.name or getattr(self.function, "__name__", repr(self.function))
         object.__setattr__(self, "name", name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By value: under its name, a module has the marked function, not the function itself.
+        content = (self.function, self.derivatives, self.without, self.length, self.name)
+        return _unpickled, (cloudpickle.dumps(content), self.digest)
+
     def as_it_is_now(self) -> NumericFunction:
         """Return the function with the values that its globals and closure have by now."""
         return replace(self, digest=b"")
@@ -105,6 +112,11 @@ class NumericFunction:
                 f"told without={list(self.without)}."
             )
         return None
+
+
+def _unpickled(content: bytes, digest: bytes) -> NumericFunction:
+    function, derivatives, without, length, name = pickle.loads(content)
+    return NumericFunction(function, derivatives, without, length, name, digest)
 
 
 @overload
@@ -175,7 +187,7 @@ def numeric_job(
     >>> log_likelihood = mpimap.map_rect(decay, rate, start, data).sum()
     >>> gradient = pt.grad(log_likelihood, rate).eval({rate: 0.5, start: np.ones(2)})
     >>> round(float(gradient), 6)
-    -0.942363
+    -0.942391
     """
     known = (
         derivatives is None or callable(derivatives) or isinstance(derivatives, FiniteDifferences)

@@ -11,9 +11,10 @@ from pymc_mpimap.errors import DerivativeError
 from pymc_mpimap.job.base import Kernel
 from pymc_mpimap.job.derivatives import FiniteDifferences
 from pymc_mpimap.job.loop import one_by_one
+from pymc_mpimap.job.terms import Call, Pullback, Term, Value
 
 if TYPE_CHECKING:
-    from pymc_mpimap.job.numeric import Call, NumericJob
+    from pymc_mpimap.job.numeric import NumericJob
 
 __all__ = ["compile_numeric"]
 
@@ -30,8 +31,6 @@ class Evaluation:
 
 def compile_numeric(job: NumericJob) -> Kernel:
     """Return the kernel of a numeric job; see `pymc_mpimap.job.base.Kernel`."""
-    from pymc_mpimap.job.numeric import Pullback, Pushforward, Value
-
     terms = [term for group in job.terms for term in group]
     wanted = sorted({term.wrt for term in terms if not isinstance(term, Value)})
     evaluate = _evaluator(job, wanted)
@@ -42,22 +41,26 @@ def compile_numeric(job: NumericJob) -> Kernel:
         for group, slot in zip(job.terms, job.outputs, strict=True):
             total: Any = None
             for term in group:
-                if isinstance(term, Value):
-                    part = evaluation.value
-                else:
-                    derivative = evaluation.derivatives[term.wrt]
-                    if isinstance(term, Pullback):
-                        cotangent = values[term.cotangent]
-                        part = np.tensordot(cotangent, derivative, axes=np.ndim(cotangent))
-                    else:
-                        assert isinstance(term, Pushforward)
-                        tangent = values[term.tangent]
-                        part = np.tensordot(derivative, tangent, axes=np.ndim(tangent))
+                part = _contracted(term, evaluation, values)
                 total = part if total is None else total + part
             results.append(np.asarray(total, dtype=slot.type.dtype))
         return results
 
     return one_by_one(job, one)
+
+
+def _contracted(term: Term, evaluation: Evaluation, values: Sequence[Any]) -> Any:
+    """Return the value, or a derivative contracted with a cotangent or tangent."""
+    if isinstance(term, Value):
+        return evaluation.value
+    derivative = evaluation.derivatives[term.wrt]
+    if isinstance(term, Pullback):
+        cotangent = values[term.cotangent]
+        if np.ndim(cotangent) == 0:
+            return cotangent * derivative
+        return np.tensordot(cotangent, derivative, axes=1)
+    tangent = values[term.tangent]
+    return np.tensordot(derivative, tangent, axes=np.ndim(tangent))
 
 
 def _evaluator(

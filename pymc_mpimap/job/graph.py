@@ -15,6 +15,7 @@ from pytensor.graph.traversal import ancestors, applys_between
 from pytensor.raise_op import CheckAndRaise
 
 from pymc_mpimap.job.base import Job, Kernel
+from pymc_mpimap.job.block import compile_block
 from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable
 
 __all__ = ["GraphJob"]
@@ -75,8 +76,6 @@ class GraphJob(Job):
 
     @override
     def compile(self) -> Kernel:
-        from pymc_mpimap.job.block import compile_block
-
         return compile_block(self)
 
     @override

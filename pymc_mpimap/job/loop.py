@@ -60,7 +60,7 @@ def _joined(
                 )
         return np.concatenate([value.ravel() for value in column])
     if slot.per_job:
-        return np.stack(column)
+        return np.array(column)
     # In job order, so that the sum has the same bits wherever the block runs.
     total = np.array(column[0])
     for value in column[1:]:

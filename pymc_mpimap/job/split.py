@@ -17,6 +17,7 @@ from pytensor.graph.fg import FrozenFunctionGraph
 from pytensor.graph.traversal import ancestors, applys_between
 
 from pymc_mpimap.job.base import Job, Kernel
+from pymc_mpimap.job.block import quiet_function
 from pymc_mpimap.job.graph import GraphJob
 from pymc_mpimap.job.loop import one_by_one
 from pymc_mpimap.job.memory import Memory
@@ -123,8 +124,6 @@ class SplitJob(Job):
 
 
 def _compiled(graph: FrozenFunctionGraph) -> Any:
-    from pymc_mpimap.job.block import quiet_function
-
     thawed = graph.unfreeze()
     return quiet_function(thawed.inputs, thawed.outputs)
 

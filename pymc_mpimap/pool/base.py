@@ -1,4 +1,4 @@
-"""The interface of a pool, and which one is in force."""
+"""The interface of a pool."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from pymc_mpimap.errors import MapRectWarning
-from pymc_mpimap.pool.share import inside_job
 
 if TYPE_CHECKING:
     from pymc_mpimap.pool.program import Program
 
-__all__ = ["Pool", "current_pool"]
+__all__ = ["Pool", "innermost_pool"]
 
 # One stack for all threads: nutpie's chains are threads and use the pool of the main thread.
 _entered: list[Pool] = []
@@ -26,7 +25,27 @@ _lock = threading.Lock()
 
 
 class Pool(ABC):
-    """Evaluates the maps of a program. Use as a context manager to put it in force."""
+    """Evaluates the maps of a program. Use as a context manager to put it in force.
+
+    Examples
+    --------
+    A pool that counts its round trips:
+
+    >>> import pytensor.tensor as pt
+    >>> import pymc_mpimap as mpimap
+    >>> class CountingPool(mpimap.SerialPool):
+    ...     round_trips = 0
+    ...
+    ...     def evaluate(self, program, inputs):
+    ...         self.round_trips += 1
+    ...         return super().evaluate(program, inputs)
+    >>> theta = pt.dscalar("theta")
+    >>> total = mpimap.map_rect(lambda theta, job: theta**2, theta, 3).sum()
+    >>> with CountingPool() as pool:
+    ...     values = pt.stack([total, pt.grad(total, theta)]).eval({theta: 2.0})
+    >>> pool.round_trips
+    1
+    """
 
     @abstractmethod
     def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -87,20 +106,6 @@ class Pool(ABC):
             raise self._swallowed
 
 
-def current_pool() -> Pool:
-    """Return the pool in force: the innermost ``with``, or else a serial one.
-
-    Within a job, which is a rank's own work, it is always serial.
-
-    Examples
-    --------
-    >>> import pymc_mpimap as mpimap
-    >>> with mpimap.SerialPool() as pool:
-    ...     mpimap.current_pool() is pool
-    True
-    """
-    from pymc_mpimap.pool.serial import default_pool
-
-    if _entered and not inside_job():
-        return _entered[-1]
-    return default_pool()
+def innermost_pool() -> Pool | None:
+    """Return the pool that was entered last and not left yet."""
+    return _entered[-1] if _entered else None

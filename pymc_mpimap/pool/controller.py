@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -51,14 +50,14 @@ class Link:
     """The line to one worker: its buffers and persistent requests."""
 
     def __init__(self, comm: Any, rank: int, patience: Patience):
-        from mpi4py import MPI
-
-        self._new_status, self._byte = MPI.Status, MPI.BYTE
         self.comm, self.rank, self.patience = comm, rank, patience
         self.busy = 0.0
         self._sends: dict[int, Any] = {}
         self._sending: Any = None
         self._receiving = False
+        self._payload_of = -1
+        self._payload = np.empty(0, dtype=np.uint8)
+        self._payload_request: Any = None
         self._down_into(new_buffer(8 * HEADER))
         self._up_into(new_buffer(8 * HEADER))
 
@@ -116,11 +115,10 @@ class Link:
 
     def drain(self) -> None:
         """Take in the answer of an evaluation that was interrupted, if one is on its way."""
-        while self._receiving:
+        if self._receiving:
             wait_until(self._receive.Test, self.patience)
+            self._take_payload()
             self._receiving = False
-            if self._answer_header[3]:
-                self._failures(int(self._answer_header[0]))
 
     def collect(
         self, evaluation: int, timeout: float | None = None
@@ -130,24 +128,27 @@ class Link:
             self.expect()
             if not wait_until(self._receive.Test, self.patience, timeout):
                 return None
+            failures = self._take_payload()
             self._receiving = False
-            answered, status, busy, payload = self._answer_header.tolist()
+            answered, status, busy, _ = self._answer_header.tolist()
             if answered == evaluation:
                 self.busy = busy * 1e-9
-                return Status(status), self._failures(evaluation) if payload else []
+                return Status(status), failures
 
-    def _failures(self, evaluation: int) -> list[JobFailure]:
-        """Receive what went wrong; what belongs to an earlier evaluation is dropped."""
-        while True:
-            status = self._new_status()
-            probe = partial(self.comm.Iprobe, source=self.rank, tag=PAYLOAD, status=status)
-            wait_until(probe, self.patience)
-            buffer = np.empty(status.Get_count(self._byte), dtype=np.uint8)
-            request = self.comm.Irecv(buffer, source=self.rank, tag=PAYLOAD)
-            wait_until(request.Test, self.patience)
-            answered, failures = pickle.loads(buffer.tobytes())
-            if answered == evaluation:
-                return list(failures)
+    def _take_payload(self) -> list[JobFailure]:
+        """Receive what went wrong, where the answer announces it; once for each answer.
+
+        Can be interrupted at any point and called again.
+        """
+        answered, _, _, size = self._answer_header.tolist()
+        if size == 0:
+            return []
+        if self._payload_of != answered:
+            self._payload_of = answered
+            self._payload = np.empty(size, dtype=np.uint8)
+            self._payload_request = self.comm.Irecv(self._payload, source=self.rank, tag=PAYLOAD)
+        wait_until(self._payload_request.Test, self.patience)
+        return list(pickle.loads(self._payload.tobytes()))
 
 
 class _Assignment:
@@ -206,7 +207,7 @@ class Controller:
     def __init__(self, comm: Any, hosts: Sequence[str], patience: Patience):
         self.hosts = hosts
         self.links = [Link(comm, rank, patience) for rank in range(1, len(hosts))]
-        self._assignments: dict[Program, _Assignment] = {}
+        self._assignments: dict[tuple[Program, str], _Assignment] = {}
         self._evaluation = 0
 
     def evaluate(
@@ -223,10 +224,12 @@ class Controller:
             Jobs that raised and were rejected.
         """
         program.check(inputs)
-        assignment = self._assignments.get(program)
+        # Compiled code belongs to the PyTensor mode that it was compiled in.
+        key = program, config.mode
+        assignment = self._assignments.get(key)
         if assignment is None:
             assignment = _Assignment(len(self._assignments), program, len(self.hosts))
-            self._assignments[program] = assignment
+            self._assignments[key] = assignment
         values = [np.asarray(inputs[move.position]) for move in program.moves]
         self._evaluation += 1
         evaluation = self._evaluation

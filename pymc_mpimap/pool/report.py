@@ -13,6 +13,9 @@ from pymc_mpimap.errors import JobFailure
 
 __all__ = ["PoolReport", "Recorder"]
 
+MOST_LINES = 5
+"""How many rejected jobs are printed; all of them are in the report."""
+
 
 @dataclass(frozen=True)
 class PoolReport:
@@ -57,8 +60,14 @@ class PoolReport:
         for rank, (busy, host) in enumerate(zip(self.busy, self.hosts, strict=True)):
             share = 100 * busy / self.seconds if self.seconds > 0 else 0.0
             lines.append(f"  rank {rank} on {host}: busy {share:5.1f} % of the time")
-        for job, times in self.rejected.items():
-            lines.append(f"  rejected {times} times: {job}: {self.messages[job]}")
+        often = sorted(self.rejected, key=lambda job: -self.rejected[job])
+        for job in often[:MOST_LINES]:
+            times = self.rejected[job]
+            said = "once" if times == 1 else f"{times} times"
+            lines.append(f"  rejected {said}: {job}: {self.messages[job]}")
+        if rest := often[MOST_LINES:]:
+            total = sum(self.rejected[job] for job in rest)
+            lines.append(f"  rejected {total} times: {len(rest)} more jobs, see report().rejected")
         return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from typing import override
 
 import numpy as np
+from pytensor.configdefaults import config
 
 from pymc_mpimap.errors import MapRectWarning, ParallelSamplingError
 from pymc_mpimap.map import Map
@@ -49,7 +50,7 @@ class SerialPool(Pool):
     """
 
     def __init__(self) -> None:
-        self._shares: OrderedDict[Map, Share] = OrderedDict()
+        self._shares: OrderedDict[tuple[Map, str], Share] = OrderedDict()
         self._lock = threading.RLock()
         self._recorder = Recorder([socket.gethostname()])
 
@@ -68,9 +69,11 @@ class SerialPool(Pool):
         return outputs
 
     def _share(self, m: Map) -> Share:
-        share = self._shares.get(m)
+        # Compiled code belongs to the PyTensor mode that it was compiled in.
+        key = m, config.mode
+        share = self._shares.get(key)
         if share is None:
-            share = self._shares[m] = Share(m, 0, m.blocks.count)
+            share = self._shares[key] = Share(m, 0, m.blocks.count)
             while len(self._shares) > _MAX_SHARES:
                 self._shares.popitem(last=False)
         return share

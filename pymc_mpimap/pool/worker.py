@@ -155,7 +155,7 @@ class _Worker:
             status, failures = Status.FAILED, [error.failure]
         except BaseException as error:
             status, failures = Status.FAILED, [self._failure(error, "evaluating")]
-        payload = cloudpickle.dumps((evaluation, failures)) if failures else b""
+        payload = cloudpickle.dumps(failures) if failures else b""
         size = self._pack(results if status != Status.FAILED else [])
         busy = time.perf_counter_ns() - begun
         self._send_answer(evaluation, status, busy, payload, size)
