@@ -1,0 +1,1 @@
+"""Benchmarks: commands to run from a checkout, on any number of ranks."""
