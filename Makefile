@@ -22,14 +22,14 @@ demo: $(VENV)/stamp-run ## fit the example model on 2 ranks
 	$(BIN)/mpiexec -n 2 $(BIN)/python examples/fit.py
 
 test: $(VENV)/stamp-dev ## run all tests, serially and then under mpiexec
-	$(BIN)/python -m pytest --ignore=tests/mpi
+	$(BIN)/python -m pytest
 	@set -e; for n in $(RANKS); do \
 	    echo "$(BIN)/mpiexec -n $$n $(BIN)/python -m tests.mpi -q"; \
 	    MPIEXEC_TIMEOUT=$(MPI_LIMIT) $(BIN)/mpiexec -n $$n $(BIN)/python -m tests.mpi -q; \
 	done
 
 quick: $(VENV)/stamp-dev ## run the tests that take no time and no mpiexec (under 2 minutes)
-	$(BIN)/python -m pytest --ignore=tests/mpi -m "not slow and not mpi"
+	$(BIN)/python -m pytest -m "not slow and not mpi"
 
 lint: $(VENV)/stamp-dev ## check style and format
 	$(BIN)/ruff check .

@@ -252,3 +252,24 @@ def test_module_names_a_missing_script():
     )
     assert result.returncode == 2
     assert "there is no script missing.py" in result.stderr
+
+
+def test_one_thread_a_rank():
+    """Unless the user says otherwise, in the script or by the environment."""
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    chosen = {**environment, "OPENBLAS_NUM_THREADS": "2"}
+    for argument, env, threads in (("one", environment, 1), ("one", chosen, 2)):
+        result = run(3, "threads.py", argument, env=env)
+        assert f"THREADS {[threads] * 3}" in result.stdout, result.stdout + result.stderr
+    # What is left alone is as many as there are cores, on this machine more than one.
+    result = run(2, "threads.py", "left", env=environment)
+    assert f"THREADS {[min(os.cpu_count(), 64)] * 2}" in result.stdout, result.stderr
+
+
+def test_more_ranks_than_cores_are_told_once():
+    ranks = len(os.sched_getaffinity(0)) + 1
+    result = run(ranks, "threads.py", "one")
+    told = f"{ranks} ranks share the {ranks - 1} cores"
+    assert result.stderr.count(told) == 1, result.stderr
+    result = run(ranks - 1, "threads.py", "one")
+    assert "ranks share" not in result.stderr
