@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,8 @@ def compile_numeric(job: NumericJob) -> Kernel:
             for term in group:
                 part = _contracted(term, evaluation, values)
                 total = part if total is None else total + part
-            results.append(np.asarray(total, dtype=slot.type.dtype))
+            # A copy: the function may return the same array for each job.
+            results.append(np.array(total, dtype=slot.type.dtype))
         return results
 
     return one_by_one(job, one)
@@ -90,7 +92,7 @@ def _evaluator(
         if wanted and gradients is None:
             gradients = _derive(job, values, value, value_at, arguments)
         if job.memory is not None:
-            job.memory.keep(j, values, (value, gradients))
+            job.memory.keep(j, values, copy.deepcopy((value, gradients)))
         array = np.asarray(value)
         _check_value(job, array)
         return Evaluation(array, _chosen(job, values, array, gradients, wanted))

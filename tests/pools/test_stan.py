@@ -450,3 +450,33 @@ def test_pool_in_force_is_left_as_it_was():
         output.eval()
         assert pool.report().evaluations == 1
     assert evaluations() == before
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2, 5])
+def test_results_are_not_overwritten_by_the_next_call(n_jobs):
+    """Also where a single rank has all of the work, and its answer is the result."""
+    theta = pt.dvector("theta", shape=(3,))
+    total = map_rect(lambda theta, job: (theta**2).sum() * job, theta, np.ones(n_jobs)).sum()
+    output = map_rect(lambda theta, job: theta * job, theta, np.ones(n_jobs))
+    function = pytensor.function([theta], [output, pt.grad(total, theta)])
+    first = function(np.ones(3))
+    kept = [result.copy() for result in first]
+    function(np.full(3, 7.0))
+    assert_same_bits(first, kept)
+
+
+def test_a_function_that_returns_the_same_arrays_each_time():
+    value, by_theta = np.empty(2), np.empty((2, 2))
+
+    @numeric_job(length=2)
+    def reuses(theta, job):
+        value[:] = theta * job
+        by_theta[:] = np.diag([job, job])
+        return value, by_theta, theta.copy()
+
+    theta = pt.dvector("theta", shape=(2,))
+    output = map_rect(reuses, theta, np.arange(4.0))
+    both = [output, pt.grad((output**2).sum(), theta)]
+    result = evaluate(both, {theta: np.array([1.0, 10.0])})
+    assert_same_bits(result[0], np.outer(np.arange(4.0), [1.0, 10.0]).ravel())
+    assert_same_bits(result[1], np.array([28.0, 280.0]))
