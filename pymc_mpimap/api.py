@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytensor.tensor as pt
@@ -167,7 +168,7 @@ def map_rect(
     grain = grain_size or (-(-n_jobs // MOST_BLOCKS) if job.cheap else 1) or 1
     data = tuple(source if isinstance(source, JobData) else None for source in sources)
     output: Any = apply_map(
-        Map(job, n_jobs, data, grain, on_error),
+        Map(job, n_jobs, data, grain, on_error, uuid4().bytes),
         [source for source in sources if isinstance(source, Variable)],
     )[0]
     return output.reshape((n_jobs * result,)) if isinstance(result, int) else output

@@ -277,7 +277,8 @@ class LocalData(JobData):
             return np.array([array.shape for array in arrays], dtype=np.int64).reshape(
                 last - first, self.type.ndim
             )
-        return np.concatenate([np.ravel(array) for array in arrays])
+        empty = np.empty(0, dtype=self.type.dtype)  # of a rank without jobs
+        return np.concatenate([empty, *(np.ravel(array) for array in arrays)])
 
     def _array(self, job: int) -> np.ndarray:
         leaves, structure = flatten(self.source(job), self.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -34,6 +34,9 @@ class Map:
         the same bits everywhere.
     on_error : {"raise", "reject"}
         What happens when a job raises.
+    origin : bytes
+        Which call of `map_rect` it comes from: where a job is rejected, its value and derivatives
+        are, and nothing else. No part of the map's value.
     """
 
     job: Job
@@ -41,6 +44,7 @@ class Map:
     data: tuple[JobData | None, ...]
     grain_size: int
     on_error: OnError = "raise"
+    origin: bytes = field(default=b"", compare=False)
 
     @cached_property
     def _hash(self) -> int:
@@ -50,7 +54,7 @@ class Map:
         return self._hash
 
     def __getstate__(self) -> dict[str, object]:
-        fields = ("job", "n_jobs", "data", "grain_size", "on_error")
+        fields = ("job", "n_jobs", "data", "grain_size", "on_error", "origin")
         return {name: self.__dict__[name] for name in fields}
 
     @property

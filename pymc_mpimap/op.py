@@ -262,8 +262,10 @@ def apply_map(m: Map, inputs: Sequence[Variable]) -> list[Variable]:
 def evaluate_op(op: MapRectOp, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Evaluate an Op's maps on arrays, through the pool in force."""
     pool = current_pool()
+    # Ranks get copies in C order: the controller must compute with the same, to the last bit.
+    arrays = [x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in inputs]
     try:
-        return pool.evaluate(op.program, inputs)
+        return pool.evaluate(op.program, arrays)
     except Exception as error:
         foreign = threading._DummyThread  # noqa: SLF001 # there is no public name for it
         if isinstance(threading.current_thread(), foreign):

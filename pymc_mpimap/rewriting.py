@@ -111,6 +111,8 @@ def fuse(a: Placed, b: Placed) -> Placed | None:
     alike = ("n_jobs", "grain_size", "on_error")
     if any(getattr(a.map, name) != getattr(b.map, name) for name in alike):
         return None
+    if a.map.on_error == "reject" and a.map.origin != b.map.origin:
+        return None  # A job that is rejected must not take another map's job with it.
     union = _Union()
     positions = union.add(a), union.add(b)
     slots = tuple(union.slots)
@@ -163,7 +165,7 @@ class FillFromShape(_MapRewriter):
             if isinstance(node.op, Elemwise) and isinstance(node.op.scalar_op, Second):
                 model, value = node.inputs
                 shape = _shape_without_value(model)
-                if shape is not None:
+                if shape is not None and node.outputs[0].type.shape == model.type.shape:
                     filled = alloc(value, *shape)
                     fgraph.replace_validate(node.outputs[0], filled, reason="map_rect_fill")
 
@@ -261,7 +263,10 @@ def _numeric_memory(part: Placed) -> Placed:
     arguments = [*job.call.leaves, *([] if job.call.job_id is None else [job.call.job_id])]
     held = [None if (d := data[i]) is None else d.digest for i in arguments]
     supplied = tuple(i for i in arguments if data[i] is None)
-    memory = Memory(object_digest((job.function.digest, held)), supplied)
+    call = job.call
+    asked = (*call.structures, call.arguments, call.job_id is None)
+    types = [str(job.inputs[i].type) for i in arguments]
+    memory = Memory(object_digest((job.function.digest, held, asked, types)), supplied)
     return replace(part, map=replace(part.map, job=replace(job, memory=memory)))
 
 

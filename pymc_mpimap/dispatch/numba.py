@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
@@ -30,13 +31,15 @@ if config._config_var_dict["numba__fastmath"].is_default:  # noqa: SLF001 # no p
 # same Ops in the same order finds its compiled functions in PyTensor's cache, whatever the data.
 _ops: list[MapRectOp] = []
 _numbers: dict[MapRectOp, int] = {}
+_lock = threading.Lock()
 
 
 def _number(op: MapRectOp) -> int:
-    if op not in _numbers:
-        _numbers[op] = len(_ops)
-        _ops.append(op)
-    return _numbers[op]
+    with _lock:
+        if op not in _numbers:
+            _numbers[op] = len(_ops)
+            _ops.append(op)
+        return _numbers[op]
 
 
 def _call(number: int, *inputs: np.ndarray) -> Any:

@@ -16,7 +16,7 @@ import pytensor
 import pytensor.tensor as pt
 from pytensor.graph.replace import vectorize_graph
 from pytensor.graph.traversal import applys_between
-from pytensor.raise_op import Assert
+from pytensor.raise_op import Assert, CheckAndRaise
 from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.type import TensorType
 
@@ -106,7 +106,7 @@ def _vectorized(job: GraphJob, n: Any, blocks: Sequence[Any]) -> list[Any] | Non
 
 def _elementary(op: Any) -> bool:
     """Whether vectorizing this Op is known to give array operations and no hidden loop."""
-    return type(op).__module__.startswith("pytensor.tensor") or isinstance(op, Assert)
+    return type(op).__module__.startswith("pytensor.tensor") or isinstance(op, CheckAndRaise)
 
 
 def _summed(stack: Any, slot: Slot) -> Any:

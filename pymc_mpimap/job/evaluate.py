@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,7 +90,13 @@ def _evaluator(
             else:
                 value = value_at(values)
         if wanted and gradients is None:
-            gradients = _derive(job, values, value, value_at, arguments)
+            # What is kept may be asked for the others later.
+            needed = job.given if job.memory is not None else wanted
+            if callable(derivatives):
+                positional, keywords = arguments(values)
+                gradients = _by_function(job, derivatives(*positional, **keywords))
+            else:
+                gradients = _by_steps(job, needed, values, value, value_at)
         if job.memory is not None:
             job.memory.keep(j, values, copy.deepcopy((value, gradients)))
         array = np.asarray(value)
@@ -176,27 +182,34 @@ def _chosen(
     return chosen
 
 
-def _derive(
+def _by_function(job: NumericJob, parts: Any) -> list[Any]:
+    """Take what a function of derivatives returned apart, one derivative a parameter."""
+    if not isinstance(parts, tuple) or not 1 <= len(parts) <= 2:
+        raise TypeError(
+            f"the derivatives= function of {job.name} should return (d_theta, d_job), but "
+            f"returned {parts!r:.80}"
+        )
+    return _leaves(job.call, parts, "of (d_theta, d_job)")
+
+
+def _by_steps(
     job: NumericJob,
+    needed: Collection[int],
     values: Sequence[Any],
     value: Any,
     value_at: Callable[[Sequence[Any]], Any],
-    arguments: Callable[[Sequence[Any]], tuple[list[Any], dict[str, Any]]],
 ) -> list[Any]:
-    """Return one derivative a parameter, for a function that returns its value alone."""
+    """Return the derivatives by the needed parameters, for a function of the value alone."""
     how = job.function.derivatives
-    if callable(how):
-        positional, keywords = arguments(values)
-        parts = how(*positional, **keywords)
-        if not isinstance(parts, tuple) or not 1 <= len(parts) <= 2:
-            raise TypeError(
-                f"the derivatives= function of {job.name} should return (d_theta, d_job), but "
-                f"returned {parts!r:.80}"
-            )
-        return _leaves(job.call, parts, "of (d_theta, d_job)")
-    if isinstance(how, FiniteDifferences):
-        return [_differences(values, i, value, value_at, how.step) for i in job.call.parameters]
-    return [_complex_step(job, values, i, value, value_at) for i in job.call.parameters]
+
+    def derivative(i: int) -> np.ndarray | None:
+        if i not in needed:
+            return None
+        if isinstance(how, FiniteDifferences):
+            return _differences(values, i, value, value_at, how.step)
+        return _complex_step(job, values, i, value, value_at)
+
+    return [derivative(i) for i in job.call.parameters]
 
 
 def _with(values: Sequence[Any], i: int, changed: Any) -> list[Any]:

@@ -17,7 +17,7 @@ __all__ = ["Memory"]
 # One for each chain of a process that takes its turn between a value and its pullback.
 KEPT_PER_JOB = 8
 
-_kept: dict[tuple[Any, ...], OrderedDict[tuple[bytes, ...], Any]] = {}
+_kept: dict[tuple[Any, ...], OrderedDict[tuple[Any, ...], Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,6 @@ class Memory:
         while len(of_job) > KEPT_PER_JOB:
             of_job.popitem(last=False)
 
-    def _content(self, values: Sequence[Any]) -> tuple[bytes, ...]:
-        return tuple(np.asarray(values[i]).tobytes() for i in self.supplied)
+    def _content(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        arrays = (np.asarray(values[i]) for i in self.supplied)
+        return tuple((array.shape, array.tobytes()) for array in arrays)

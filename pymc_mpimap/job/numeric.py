@@ -61,7 +61,7 @@ class NumericJob(Job):
         return compile_numeric(self)
 
     @cached_property
-    def _given(self) -> frozenset[int]:
+    def given(self) -> frozenset[int]:
         """The inputs that the function gives derivatives for."""
         return frozenset(
             i
@@ -71,7 +71,7 @@ class NumericJob(Job):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_given"}
+        return {k: v for k, v in self.__dict__.items() if k != "given"}
 
     @override
     def connection(self) -> list[list[bool]]:
@@ -117,7 +117,7 @@ class NumericJob(Job):
             for position, k in enumerate(outputs):
                 cotangent = first + position
                 for term in self.terms[k]:
-                    if isinstance(term, Value) and i in self._given:
+                    if isinstance(term, Value) and i in self.given:
                         contributions.append(Pullback(i, cotangent))
                     elif isinstance(term, Pullback) and term.cotangent == i:
                         contributions.append(Pushforward(term.wrt, cotangent))
@@ -140,7 +140,7 @@ class NumericJob(Job):
             for position, i in enumerate(wrt):
                 tangent = first + position
                 for term in self.terms[k]:
-                    if isinstance(term, Value) and i in self._given:
+                    if isinstance(term, Value) and i in self.given:
                         contributions.append(Pushforward(i, tangent))
                     elif isinstance(term, Pullback) and term.cotangent == i:
                         contributions.append(Pullback(term.wrt, tangent))

@@ -13,9 +13,10 @@ import cloudpickle
 import numpy as np
 from pytensor.configdefaults import config
 
-from pymc_mpimap.errors import JobError, JobFailure
+from pymc_mpimap.errors import JobError, JobFailure, PoolError
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.balance import even_cuts
+from pymc_mpimap.pool.interrupts import Uninterrupted
 from pymc_mpimap.pool.program import Program, assemble
 from pymc_mpimap.pool.protocol import (
     DOWN,
@@ -54,10 +55,7 @@ class Link:
         self.busy = 0.0
         self._sends: dict[int, Any] = {}
         self._sending: Any = None
-        self._receiving = False
-        self._payload_of = -1
-        self._payload = np.empty(0, dtype=np.uint8)
-        self._payload_request: Any = None
+        self._owed: int | None = None
         self._down_into(new_buffer(8 * HEADER))
         self._up_into(new_buffer(8 * HEADER))
 
@@ -77,28 +75,38 @@ class Link:
         if up > len(self.answer):
             self._up_into(new_buffer(up))
 
-    def ready(self, timeout: float | None = None) -> bool:
-        """Wait until the last message has left, so that its buffer can be used again."""
-        if self._sending is None:
-            return True
-        done = wait_until(self._sending.Test, self.patience, timeout)
-        if done:
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is under way; the answer to an interrupted evaluation is dropped.
+
+        Returns
+        -------
+        bool
+            Whether that was so in time.
+        """
+        if self._owed is not None and self.collect(timeout) is None:
+            return False
+        if self._sending is not None:
+            if not wait_until(self._sending.Test, self.patience, timeout):
+                return False
             self._sending = None
-        return done
+        return True
 
     def send(self, command: Command, evaluation: int, number: int, size: int) -> None:
-        """Send what stands in the message buffer, up to `size`, with this header."""
+        """Send what stands in the message buffer, up to `size`, with this header.
+
+        The link must be settled, and the caller not be interrupted.
+        """
         self._header[:] = (command, evaluation, number, 0)
         if size not in self._sends:
             self._sends[size] = self.comm.Send_init(self.message[:size], dest=self.rank, tag=DOWN)
-        # Noted before it is started: a Ctrl-C in between leaves a request that tests as done.
         self._sending = self._sends[size]
+        self._receive.Start()
         self._sending.Start()
+        self._owed = evaluation
 
     def control(self, number: int, order: Define | Layout) -> None:
-        """Send a definition or a layout: not on the hot path."""
+        """Send a definition or a layout: not on the hot path. As for `send`."""
         payload = np.frombuffer(cloudpickle.dumps(order, protocol=5), np.uint8)
-        self.ready()
         self._header[:] = (Command.CONTROL, 0, number, len(payload))
         requests = [
             self.comm.Isend(self.message[: 8 * HEADER], dest=self.rank, tag=DOWN),
@@ -107,48 +115,29 @@ class Link:
         for request in requests:
             wait_until(request.Test, self.patience)
 
-    def expect(self) -> None:
-        """Have a receive under way for the next answer."""
-        if not self._receiving:
-            self._receiving = True
-            self._receive.Start()
+    def collect(self, timeout: float | None = None) -> tuple[Status, list[JobFailure]] | None:
+        """Wait for the answer that is owed; None if out of time.
 
-    def drain(self) -> None:
-        """Take in the answer of an evaluation that was interrupted, if one is on its way."""
-        if self._receiving:
-            wait_until(self._receive.Test, self.patience)
-            self._take_payload()
-            self._receiving = False
-
-    def collect(
-        self, evaluation: int, timeout: float | None = None
-    ) -> tuple[Status, list[JobFailure]] | None:
-        """Wait for the answer to an evaluation; stale answers are dropped. None if out of time."""
-        while True:
-            self.expect()
-            if not wait_until(self._receive.Test, self.patience, timeout):
-                return None
-            failures = self._take_payload()
-            self._receiving = False
-            answered, status, busy, _ = self._answer_header.tolist()
-            if answered == evaluation:
-                self.busy = busy * 1e-9
-                return Status(status), failures
-
-    def _take_payload(self) -> list[JobFailure]:
-        """Receive what went wrong, where the answer announces it; once for each answer.
-
-        Can be interrupted at any point and called again.
+        Can be interrupted while it waits, and called again.
         """
-        answered, _, _, size = self._answer_header.tolist()
-        if size == 0:
-            return []
-        if self._payload_of != answered:
-            self._payload_of = answered
-            self._payload = np.empty(size, dtype=np.uint8)
-            self._payload_request = self.comm.Irecv(self._payload, source=self.rank, tag=PAYLOAD)
-        wait_until(self._payload_request.Test, self.patience)
-        return list(pickle.loads(self._payload.tobytes()))
+        if not wait_until(self._receive.Test, self.patience, timeout):
+            return None
+        with Uninterrupted():
+            answered, status, busy, size = self._answer_header.tolist()
+            failures: list[JobFailure] = []
+            if size:
+                payload = np.empty(size, dtype=np.uint8)
+                request = self.comm.Irecv(payload, source=self.rank, tag=PAYLOAD)
+                wait_until(request.Test, self.patience)
+                failures = pickle.loads(payload.tobytes())
+            owed, self._owed = self._owed, None
+        if answered != owed:
+            raise PoolError(
+                f"rank {self.rank} answered evaluation {answered} where {owed} was asked for; "
+                "please report this"
+            )
+        self.busy = busy * 1e-9
+        return Status(status), failures
 
 
 class _Assignment:
@@ -231,9 +220,10 @@ class Controller:
             assignment = _Assignment(len(self._assignments), program, len(self.hosts))
             self._assignments[key] = assignment
         values = [np.asarray(inputs[move.position]) for move in program.moves]
-        self._evaluation += 1
-        evaluation = self._evaluation
-        self._dispatch(assignment, values, evaluation)
+        for rank in assignment.working:
+            self.links[rank - 1].settle()
+        with Uninterrupted():
+            self._dispatch(assignment, values)
         busy = [0.0] * len(self.hosts)
         results: list[list[ShareResult | None]] = [[None] * len(self.hosts) for _ in program.maps]
         failed: list[JobError] = []
@@ -248,7 +238,7 @@ class Controller:
         failures = [f for column in results if column[0] is not None for f in column[0].failures]
         for rank in assignment.working:
             link = self.links[rank - 1]
-            answer = link.collect(evaluation)
+            answer = link.collect()
             assert answer is not None  # Without a time limit, there is one.
             status, reported = answer
             busy[rank] = link.busy
@@ -265,9 +255,11 @@ class Controller:
             outputs += assemble(m, [s.subtrees for s, _ in present], [r for _, r in present])
         return outputs, busy, failures
 
-    def _dispatch(self, assignment: _Assignment, values: list[np.ndarray], evaluation: int) -> None:
+    def _dispatch(self, assignment: _Assignment, values: list[np.ndarray]) -> None:
         """Send every working rank what changed since the last time."""
-        last = assignment.last
+        self._evaluation += 1
+        # Until all is sent, nothing is known of what the workers have: an error forgets it.
+        last, assignment.last = assignment.last, None
         fits = last is not None and all(
             a.shape == b.shape for a, b in zip(values, last, strict=True)
         )
@@ -278,7 +270,6 @@ class Controller:
             self._lay_out(assignment, values)
         for rank in assignment.working:
             link = self.links[rank - 1]
-            link.ready()
             packing = assignment.packings[rank]
             changed = tuple(
                 i
@@ -295,17 +286,16 @@ class Controller:
             views, size = packing.views(link.message, changed)
             for i, view in zip(changed, views, strict=True):
                 view[...] = assignment.part(i, rank, values[i])
-            link.expect()
-            link.send(Command.EVALUATE, evaluation, assignment.number, size)
-        if fits:
-            for mine, value in zip(assignment.last or [], values, strict=True):
+            link.send(Command.EVALUATE, self._evaluation, assignment.number, size)
+        if fits and last is not None:
+            for mine, value in zip(last, values, strict=True):
                 mine[...] = value
+            assignment.last = last
         else:
             assignment.last = [value.copy() for value in values]
 
     def _lay_out(self, assignment: _Assignment, values: list[np.ndarray]) -> None:
         """Agree with the workers on the shapes of all that will be sent, either way."""
-        assignment.last = None
         moves = assignment.program.moves
         assignment.offsets = {
             move.shapes: packed_offsets(values[move.shapes])
@@ -316,8 +306,6 @@ class Controller:
             self._define(assignment, values)
         for rank in assignment.working:
             link = self.links[rank - 1]
-            link.ready()
-            link.drain()
             parts = [assignment.part(i, rank, value) for i, value in enumerate(values)]
             layout = tuple((part.dtype.str, part.shape) for part in parts)
             assignment.packings[rank] = Packing(layout, len(moves))
@@ -377,13 +365,13 @@ class Controller:
         def left() -> float:
             return max(0.0, deadline - time.perf_counter())
 
-        self._evaluation += 1
-        for link in self.links:
-            if not link.ready(left()):
-                return False
-            link.expect()
-            link.send(Command.STOP, self._evaluation, 0, 8 * HEADER)
-        return all(link.collect(self._evaluation, left()) is not None for link in self.links)
+        if not all(link.settle(left()) for link in self.links):
+            return False
+        with Uninterrupted():
+            self._evaluation += 1
+            for link in self.links:
+                link.send(Command.STOP, self._evaluation, 0, 8 * HEADER)
+        return all(link.collect(left()) is not None for link in self.links)
 
 
 def _shape_data(m: Map, i: int, share: Share) -> Any:

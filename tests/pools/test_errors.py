@@ -200,3 +200,18 @@ def test_keyboard_interrupt_is_no_failure_of_a_job():
         with pytest.raises(KeyboardInterrupt):
             output.eval()
         assert pool.report().rejected == {}
+
+
+def test_reject_of_one_map_leaves_another_alone():
+    """Also where both are over the same jobs, in the same blocks."""
+    theta = pt.dscalar("theta")
+
+    def fails(theta, job):
+        return Assert("no")(theta * job, pt.neq(job, 2.0))
+
+    jobs, options = np.array([1.0, 2.0, 3.0]), {"on_error": "reject", "grain_size": 3}
+    first = map_rect(fails, theta, jobs, **options)
+    second = map_rect(lambda theta, job: theta + job, theta, jobs, **options)
+    total = first.sum() + second.sum()
+    result = evaluate([first, second, pt.grad(total, theta)], {theta: 1.0})
+    assert_same_bits(result, [np.array([1.0, -np.inf, 3.0]), jobs + 1, np.array(4.0 + 3.0)])

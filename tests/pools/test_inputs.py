@@ -562,3 +562,23 @@ def test_no_round_trip_is_spent_on_shapes():
     before = evaluations()
     assert length(np.ones(3)) == 3 * N
     assert evaluations() == before
+
+
+@pytest.mark.parametrize("n_jobs", [0, 1, 2, 7])
+def test_local_data_of_a_traced_job_on_ranks_without_jobs(n_jobs):
+    theta = pt.dscalar("theta")
+    data = local(lambda job: np.arange(job + 1.0), like=np.empty(0))
+    output = map_rect(lambda theta, job, x: theta * x.sum(), theta, n_jobs, data)
+    expected = np.array([sum(range(j + 1)) for j in range(n_jobs)], dtype=float)
+    assert_same_bits(evaluate(output, {theta: 1.0}), expected)
+
+
+def test_inputs_in_fortran_order():
+    theta, jobs = pt.dmatrix("theta"), pt.dmatrix("jobs", shape=(6, 40))
+    output = map_rect(lambda theta, job: (theta @ job).sum(), theta, jobs)
+    random = np.random.default_rng(3)
+    point = {
+        theta: np.asfortranarray(random.normal(size=(50, 40))),
+        jobs: random.normal(size=(6, 40)),
+    }
+    evaluate([output, pt.grad(output.sum(), theta)], point)

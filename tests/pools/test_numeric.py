@@ -14,6 +14,7 @@ from tests.helpers import (
     assert_close,
     assert_equals_plain,
     assert_same_bits,
+    compiled,
     evaluate,
     in_modes,
     serial,
@@ -358,3 +359,54 @@ def test_value_alone_does_not_call_the_derivatives():
     value = evaluate(output, point)
     assert_close(value, evaluate(without_map_rect(plain, theta, own, X), point))
     assert CALLS["derivatives"] == 0
+
+
+# What is kept between the value and a pullback that waits for it.
+
+
+def test_kept_evaluations_of_one_function_called_in_two_ways():
+    """The same numbers under other names are other arguments."""
+
+    @numeric_job
+    def difference(theta, job):
+        return theta["a"] - theta["b"], {"a": 1.0, "b": -1.0}, 0.0
+
+    x, y = pt.dscalar("x"), pt.dscalar("y")
+    first = map_rect(difference, {"a": x, "b": y}, np.zeros(2))
+    second = map_rect(difference, {"b": x, "a": y}, pt.isnan(first) * 1.0)
+    both = [first, second, pt.grad((first**2).sum() + (second**3).sum(), x)]
+    result = evaluate(both, {x: 5.0, y: 1.0})
+    assert_same_bits(result[:2], [np.full(2, 4.0), np.full(2, -4.0)])
+    assert result[2] == 2 * 2 * 4.0 - 2 * 3 * 16.0
+
+
+def test_kept_evaluations_are_told_apart_by_shape():
+    @numeric_job
+    def rows(theta, job):
+        return float(len(theta)) * job, np.zeros(theta.shape), float(len(theta))
+
+    theta, own = pt.dmatrix("theta"), pt.dvector("own", shape=(2,))
+    output = map_rect(rows, theta, own)
+    function = compiled([output, pt.grad((output**2).sum(), own)], [theta, own])
+    for shape in ((2, 3), (3, 2)):
+        result = function(np.ones(shape), np.ones(2))
+        assert_same_bits(result, [np.full(2, float(shape[0])), np.full(2, 2.0 * shape[0] ** 2)])
+
+
+@pytest.mark.parametrize("way", ["complex-step", FiniteDifferences(1e-6)])
+def test_steps_are_taken_in_real_parameters_alone(way):
+    """An integer stays one, and what has no derivative is left alone."""
+
+    @numeric_job(derivatives=way, without=["theta['tol']"])
+    def power(theta, job):
+        assert isinstance(theta["tol"], (float, np.ndarray))
+        assert not np.iscomplexobj(theta["tol"])
+        result = 1.0
+        for _ in range(int(theta["n"])):
+            result = result * theta["x"]
+        return result * job
+
+    x, tol = pt.dscalar("x"), pt.dscalar("tol")
+    output = map_rect(power, {"x": x, "n": 3, "tol": tol}, np.ones(2)).sum()
+    gradient = evaluate(pt.grad(output, x), {x: 2.0, tol: 1e-3})
+    np.testing.assert_allclose(gradient, 24.0, rtol=1e-8)
