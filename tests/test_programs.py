@@ -273,3 +273,18 @@ def test_more_ranks_than_cores_are_told_once():
     assert result.stderr.count(told) == 1, result.stderr
     result = run(ranks - 1, "threads.py", "one")
     assert "ranks share" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("mpi", "said"),
+    [
+        ("started", r"the ranks \[1\] did not enter MPIPool within 3 s"),
+        ("not started", r"Timeout[\s\S]*communicator\.py"),  # MPI itself does not say who
+    ],
+)
+def test_rank_that_does_not_come(mpi, said):
+    """It is named where that can be known, and nobody waits for it without an end."""
+    result = run(3, "absent.py", mpi)
+    assert result.returncode != 0
+    assert re.search(said, result.stderr), result.stderr
+    assert "ENTERED" not in result.stdout

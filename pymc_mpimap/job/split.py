@@ -82,11 +82,11 @@ class SplitJob(Job):
             if common is None:
                 results = whole(*values)
                 self.memory.keep(j, values, results[n_outputs:])
-                return results[:n_outputs]  # type: ignore[no-any-return]
+                return results[:n_outputs]  # type: ignore[no-any-return] # a compiled function's
             kept = self.memory.recall(j, values)
             if kept is None:
                 kept = common(*values[: len(self.common.inputs)])
-            return whole(*values, *kept)  # type: ignore[no-any-return]
+            return whole(*values, *kept)  # type: ignore[no-any-return] # a compiled function's
 
         return one_by_one(self, one)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import os
 import signal
 import socket
@@ -67,13 +68,26 @@ def join(comm: Any, timeout: float) -> Crew:
     PoolError
         If not all ranks arrive in time, or they run different versions.
     """
+    # MPI starts on all ranks together or not at all, and waits for them without a limit, where
+    # Python can do nothing: this thread of C ends the process, and shows where it stood.
+    starting = "mpi4py.MPI" not in sys.modules
+    if starting:
+        faulthandler.dump_traceback_later(timeout, exit=True, file=sys.__stderr__ or 2)
     from mpi4py import MPI
 
+    if starting:
+        faulthandler.cancel_dump_traceback_later()
     base = MPI.COMM_WORLD if comm is None else comm
     for crew in _crews:
         if crew.base == base:
             return crew
-    hosts, cores = _meet(MPI, base, timeout)
+    try:
+        hosts, cores = _meet(MPI, base, timeout)
+    except PoolError:
+        # Ranks that never came would be waited for when MPI is finalized: after the traceback,
+        # end them all.
+        atexit.register(base.Abort, 1)
+        raise
     crew = Crew(base, base.Dup(), hosts, cores)
     _crews.append(crew)
     _end_together(crew, MPI.Finalize)
@@ -125,7 +139,7 @@ def _meet(
                 f"rank {comm.rank}: rank 0 did not enter MPIPool within {timeout:.0f} s; did it "
                 "end or raise before?"
             )
-        return answer[0]  # type: ignore[no-any-return]
+        return answer[0]  # type: ignore[no-any-return] # as rank 0 sent it
     portraits: dict[int, dict[str, Any]] = {0: portrait}
 
     def all_here() -> bool:

@@ -169,6 +169,14 @@ class _Assignment:
         self.answers: dict[int, Packing] = {}
         self.offsets: dict[int, np.ndarray] = {}
 
+    def measure(self, values: list[np.ndarray]) -> None:
+        """Note where each job's part of the ragged inputs begins."""
+        self.offsets = {
+            move.shapes: packed_offsets(values[move.shapes])
+            for move in self.program.moves
+            if move.shapes is not None
+        }
+
     def part(self, i: int, rank: int, value: np.ndarray) -> np.ndarray:
         """Return a rank's part of an input."""
         runs, move = self.job_runs[i], self.program.moves[i]
@@ -220,6 +228,8 @@ class Controller:
             assignment = _Assignment(len(self._assignments), program, len(self.hosts))
             self._assignments[key] = assignment
         values = [np.asarray(inputs[move.position]) for move in program.moves]
+        if assignment.working and not assignment.defined:
+            self._warm(assignment, values)
         for rank in assignment.working:
             self.links[rank - 1].settle()
         with Uninterrupted():
@@ -297,13 +307,9 @@ class Controller:
     def _lay_out(self, assignment: _Assignment, values: list[np.ndarray]) -> None:
         """Agree with the workers on the shapes of all that will be sent, either way."""
         moves = assignment.program.moves
-        assignment.offsets = {
-            move.shapes: packed_offsets(values[move.shapes])
-            for move in moves
-            if move.shapes is not None
-        }
+        assignment.measure(values)
         if not assignment.defined:
-            self._define(assignment, values)
+            self._define(assignment)
         for rank in assignment.working:
             link = self.links[rank - 1]
             parts = [assignment.part(i, rank, value) for i, value in enumerate(values)]
@@ -313,12 +319,14 @@ class Controller:
             link.control(assignment.number, Layout(assignment.number, layout))
             link.reserve(assignment.packings[rank].nbytes, assignment.answers[rank].nbytes)
 
-    def _define(self, assignment: _Assignment, values: list[np.ndarray]) -> None:
+    def _warm(self, assignment: _Assignment, values: list[np.ndarray]) -> None:
+        """Compile before the others do, which then find the code in PyTensor's cache."""
+        assignment.measure(values)
+        for shares, used in zip(assignment.shares, assignment.program.uses, strict=True):
+            shares[0].warm([assignment.part(i, 0, values[i]) for i in used])
+
+    def _define(self, assignment: _Assignment) -> None:
         """Send each worker the program and the data of its jobs, once."""
-        # This rank compiles first: the others then find compiled code in PyTensor's cache.
-        if assignment.working:
-            for shares, used in zip(assignment.shares, assignment.program.uses, strict=True):
-                shares[0].warm([assignment.part(i, 0, values[i]) for i in used])
         settings = current_settings()
         for rank in assignment.working:
             mine = [shares[rank] for shares in assignment.shares]
