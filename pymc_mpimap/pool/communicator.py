@@ -25,6 +25,9 @@ __all__ = ["Crew", "join"]
 HELLO, WELCOME = 32001, 32002
 """Tags on the user's communicator, used once, before there is a private one."""
 
+_GRACE = 5.0
+"""Seconds that rank 0, when a rank is missing, gets to say so and to end the others."""
+
 STOP_TIMEOUT = 1.0
 """Seconds that workers get to hear of the end before they are aborted."""
 
@@ -125,21 +128,13 @@ def _meet(
     portrait = _self_portrait()
     if comm.rank > 0:
         comm.isend(portrait, dest=0, tag=HELLO)
-        request = comm.irecv(source=0, tag=WELCOME)
-        answer: list[Any] = []
-
-        def arrived() -> bool:
-            done, value = request.test()
-            if done:
-                answer.append(value)
-            return bool(done)
-
-        if not wait_until(arrived, patience, timeout):
-            raise PoolError(
-                f"rank {comm.rank}: rank 0 did not enter MPIPool within {timeout:.0f} s; did it "
-                "end or raise before?"
-            )
-        return answer[0]  # type: ignore[no-any-return] # as rank 0 sent it
+        _hear(comm, patience, timeout, "rank 0 did not enter MPIPool")
+        # Rank 0 is there: it waits as long for the others, and it alone says who is missing.
+        crew: tuple[tuple[str, ...], tuple[frozenset[int], ...]] = _hear(
+            comm, patience, timeout + _GRACE, "rank 0, once in MPIPool, did not answer"
+        )
+        return crew
+    greetings = [comm.isend(None, dest=rank, tag=WELCOME) for rank in range(1, comm.size)]
     portraits: dict[int, dict[str, Any]] = {0: portrait}
 
     def all_here() -> bool:
@@ -159,7 +154,27 @@ def _meet(
     cores = tuple(portraits[rank]["cores"] for rank in range(comm.size))
     for rank in range(1, comm.size):
         comm.send((hosts, cores), dest=rank, tag=WELCOME)
+    for greeting in greetings:
+        greeting.wait()
     return hosts, cores
+
+
+def _hear(comm: Any, patience: Patience, timeout: float, else_said: str) -> Any:
+    """Return what rank 0 says next, waiting for it with a bound."""
+    request = comm.irecv(source=0, tag=WELCOME)
+    heard: list[Any] = []
+
+    def arrived() -> bool:
+        done, value = request.test()
+        if done:
+            heard.append(value)
+        return bool(done)
+
+    if not wait_until(arrived, patience, timeout):
+        raise PoolError(
+            f"rank {comm.rank}: {else_said} within {timeout:.0f} s; did it end or raise before?"
+        )
+    return heard[0]
 
 
 def _check_versions(portraits: dict[int, dict[str, Any]]) -> None:
