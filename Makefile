@@ -46,7 +46,7 @@ clean: ## remove the environment and everything that was made here
 # the source can change without it.
 $(VENV)/stamp-run: pyproject.toml
 	python=$$(sh .ci/find-python) && "$$python" -m venv --clear $(VENV)
-	$(PIP) --editable '.[mpich,nutpie,plots]'
+	$(PIP) --editable '.[mpich,nutpie,ode,plots]'
 	@touch $@
 
 $(VENV)/stamp-dev: $(VENV)/stamp-run

@@ -1,7 +1,9 @@
 """One PyMC chain on many MPI ranks: `map_rect` and the pools that evaluate it."""
 
 import pymc_mpimap.dispatch.numba
-import pymc_mpimap.rewriting  # noqa: F401 # both register themselves with PyTensor
+import pymc_mpimap.ode.dispatch
+import pymc_mpimap.ode.merge
+import pymc_mpimap.rewriting  # noqa: F401 # they register themselves with PyTensor
 from pymc_mpimap.api import map_rect
 from pymc_mpimap.data import local
 from pymc_mpimap.errors import (
@@ -14,6 +16,8 @@ from pymc_mpimap.errors import (
     PoolError,
 )
 from pymc_mpimap.job.derivatives import FiniteDifferences, numeric_job
+from pymc_mpimap.ode.op import SolveIVP
+from pymc_mpimap.ode.solve import Doses, Steps, solve_ivp
 from pymc_mpimap.op import MapRectOp
 from pymc_mpimap.pool.base import Pool
 from pymc_mpimap.pool.current import current_pool
@@ -23,6 +27,7 @@ from pymc_mpimap.version import __version__
 
 __all__ = [
     "DerivativeError",
+    "Doses",
     "FiniteDifferences",
     "InputError",
     "JobError",
@@ -34,9 +39,12 @@ __all__ = [
     "Pool",
     "PoolError",
     "SerialPool",
+    "SolveIVP",
+    "Steps",
     "__version__",
     "current_pool",
     "local",
     "map_rect",
     "numeric_job",
+    "solve_ivp",
 ]

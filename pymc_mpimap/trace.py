@@ -17,7 +17,7 @@ from pytensor.tensor.type import TensorType
 from pymc_mpimap.data import JobData, SharedData
 from pymc_mpimap.errors import InputError
 
-__all__ = ["Trace", "trace"]
+__all__ = ["Trace", "closure", "trace"]
 
 # Smaller constants stay in the graph, where the compiler can use their values; larger ones
 # become data, so that compiled code can be cached and they are sent apart from it.
@@ -61,7 +61,7 @@ def trace(
     newest = int(pt.scalar().auto_name.removeprefix("auto_"))
     returned = f(*positional, **keywords)
     output = _as_output(name, returned)
-    outer = _closure(inputs, output)
+    outer = closure(inputs, output)
     _refuse_randomness(name, inputs, output, outer, newest)
     lifted: list[tuple[Variable, Variable | JobData]] = []
     replacements: dict[Variable, Variable] = {}
@@ -99,7 +99,7 @@ def _as_output(name: str, returned: Any) -> Any:
     return output
 
 
-def _closure(inputs: Sequence[Variable], output: Variable) -> list[Variable]:
+def closure(inputs: Sequence[Variable], output: Variable) -> list[Variable]:
     """Return the outermost variables that the graph takes from outside, in order of use."""
     given = set(inputs)
     inside = set(applys_between(list(inputs), [output])) if given else set()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +99,19 @@ def compiled(outputs: Any, inputs: Any) -> Callable[..., Any]:
         return result
 
     return call
+
+
+def load_example(name: str) -> Any:
+    """Import an example under its own name: one may import another."""
+    folder = Path(__file__).parents[1] / "examples"
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        spec.loader.exec_module(module)
+    return module
 
 
 def weighted(output: Any) -> Any:

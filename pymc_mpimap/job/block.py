@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 __all__ = ["compile_block", "quiet_function"]
 
 # Blockwise runs any Op in a loop of its own. For these the loop is good code in every backend.
-_VECTORIZED_CORES = ("Dot", "Matmul", "Solve", "SolveTriangular", "CholeskySolve", "Cholesky")
+_VECTORIZED_CORES = (
+    "Dot",
+    "Matmul",
+    "Solve",
+    "SolveTriangular",
+    "CholeskySolve",
+    "Cholesky",
+    "SolveIVP",
+    "Reshape",
+    "IncSubtensor",
+)
 
 
 def compile_block(job: GraphJob) -> Kernel:

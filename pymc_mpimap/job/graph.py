@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, override
 
-from pytensor.gradient import pullback, pushforward
+from pytensor.gradient import grad, pullback, pushforward
 from pytensor.graph.basic import Variable
 from pytensor.graph.fg import FrozenFunctionGraph
+from pytensor.graph.null_type import NullType
 from pytensor.graph.op import io_connection_pattern
 from pytensor.graph.traversal import ancestors, applys_between
 from pytensor.raise_op import CheckAndRaise
@@ -91,7 +92,26 @@ class GraphJob(Job):
 
     @override
     def refusal(self, output: int, wrt: int) -> str | None:
-        return None
+        return self._refusals.get(wrt)
+
+    @cached_property
+    def _refusals(self) -> dict[int, str]:
+        """The inputs that an Op of the graph cannot be differentiated with respect to, and why."""
+        inputs, results = self._thaw()
+        smooth = [k for k, slot in enumerate(self.outputs) if is_differentiable(slot)]
+        wrt = [i for i, slot in enumerate(self.inputs) if is_differentiable(slot)]
+        gradients: Any = grad(
+            None,
+            [inputs[i] for i in wrt],
+            known_grads={results[k]: self.outputs[k].type() for k in smooth},
+            disconnected_inputs="ignore",
+            null_gradients="return",
+        )
+        return {
+            i: gradient.type.why_null
+            for i, gradient in zip(wrt, gradients, strict=True)
+            if isinstance(gradient.type, NullType)
+        }
 
     @override
     def pullback(self, wrt: Sequence[int], outputs: Sequence[int]) -> GraphJob:

@@ -31,9 +31,11 @@ from pymc_mpimap.pool.protocol import (
     new_buffer,
     same_bytes,
 )
+from pymc_mpimap.pool.report import Recorder
 from pymc_mpimap.pool.share import Share, ShareResult, output_shapes
 from pymc_mpimap.pool.wait import Patience, wait_until
 from pymc_mpimap.signature import packed_offsets
+from pymc_mpimap.tally import TALLY
 
 __all__ = ["Controller"]
 
@@ -53,6 +55,7 @@ class Link:
     def __init__(self, comm: Any, rank: int, patience: Patience):
         self.comm, self.rank, self.patience = comm, rank, patience
         self.busy = 0.0
+        self.counts: list[int] = []
         self._sends: dict[int, Any] = {}
         self._sending: Any = None
         self._owed: int | None = None
@@ -96,7 +99,7 @@ class Link:
 
         The link must be settled, and the caller not be interrupted.
         """
-        self._header[:] = (command, evaluation, number, 0)
+        self._header[:4] = (command, evaluation, number, 0)
         if size not in self._sends:
             self._sends[size] = self.comm.Send_init(self.message[:size], dest=self.rank, tag=DOWN)
         self._sending = self._sends[size]
@@ -107,7 +110,7 @@ class Link:
     def control(self, number: int, order: Define | Layout) -> None:
         """Send a definition or a layout: not on the hot path. As for `send`."""
         payload = np.frombuffer(cloudpickle.dumps(order, protocol=5), np.uint8)
-        self._header[:] = (Command.CONTROL, 0, number, len(payload))
+        self._header[:4] = (Command.CONTROL, 0, number, len(payload))
         requests = [
             self.comm.Isend(self.message[: 8 * HEADER], dest=self.rank, tag=DOWN),
             self.comm.Isend(payload, dest=self.rank, tag=PAYLOAD),
@@ -123,7 +126,7 @@ class Link:
         if not wait_until(self._receive.Test, self.patience, timeout):
             return None
         with Uninterrupted():
-            answered, status, busy, size = self._answer_header.tolist()
+            answered, status, busy, size, *counts = self._answer_header.tolist()
             failures: list[JobFailure] = []
             if size:
                 payload = np.empty(size, dtype=np.uint8)
@@ -136,7 +139,7 @@ class Link:
                 f"rank {self.rank} answered evaluation {answered} where {owed} was asked for; "
                 "please report this"
             )
-        self.busy = busy * 1e-9
+        self.busy, self.counts = busy * 1e-9, counts
         return Status(status), failures
 
 
@@ -208,18 +211,9 @@ class Controller:
         self._evaluation = 0
 
     def evaluate(
-        self, program: Program, inputs: Sequence[np.ndarray]
-    ) -> tuple[list[np.ndarray], list[float], list[JobFailure]]:
-        """Evaluate a program.
-
-        Returns
-        -------
-        outputs : list of array
-        busy : list of float
-            The seconds that each rank worked.
-        failures : list of JobFailure
-            Jobs that raised and were rejected.
-        """
+        self, program: Program, inputs: Sequence[np.ndarray], recorder: Recorder
+    ) -> list[np.ndarray]:
+        """Return a program's outputs, and record how it went."""
         program.check(inputs)
         # Compiled code belongs to the PyTensor mode that it was compiled in.
         key = program, config.mode
@@ -229,7 +223,9 @@ class Controller:
             self._assignments[key] = assignment
         values = [np.asarray(inputs[move.position]) for move in program.moves]
         if assignment.working and not assignment.defined:
+            counted = TALLY.copy()
             self._warm(assignment, values)
+            recorder.counted(counted - TALLY)  # What is done to compile is no evaluation.
         for rank in assignment.working:
             self.links[rank - 1].settle()
         with Uninterrupted():
@@ -252,6 +248,7 @@ class Controller:
             assert answer is not None  # Without a time limit, there is one.
             status, reported = answer
             busy[rank] = link.busy
+            recorder.counted(link.counts)
             if status == Status.FAILED:
                 failed.append(JobError(reported[0]))
                 continue
@@ -263,7 +260,9 @@ class Controller:
         for m, shares, column in zip(program.maps, assignment.shares, results, strict=True):
             present = [(s, r) for s, r in zip(shares, column, strict=True) if r is not None]
             outputs += assemble(m, [s.subtrees for s, _ in present], [r for _, r in present])
-        return outputs, busy, failures
+        recorder.rejected(failures)
+        recorder.evaluated(busy)
+        return outputs
 
     def _dispatch(self, assignment: _Assignment, values: list[np.ndarray]) -> None:
         """Send every working rank what changed since the last time."""

@@ -143,10 +143,7 @@ class MPIPool(Pool):
                 "turns on the pool"
             )
         with self._lock:
-            outputs, busy, failures = self._controller.evaluate(program, inputs)
-            self._recorder.rejected(failures)
-            self._recorder.evaluated(busy)
-        return outputs
+            return self._controller.evaluate(program, inputs, self._recorder)
 
     def report(self) -> PoolReport:
         """Return what the pool has done so far."""

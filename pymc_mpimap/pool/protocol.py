@@ -2,13 +2,14 @@
 
 Down, from the controller::
 
-    command, evaluation, program, payload     four int64
+    command, evaluation, program, payload     int64
     changed                                   one byte an input, padded to eight
     values of the changed inputs              each aligned to eight bytes
 
 Up, from a worker::
 
-    evaluation, status, busy, payload         four int64
+    evaluation, status, busy, payload         int64
+    what compiled code has counted, see tally
     outputs                                   each aligned to eight bytes
 
 A payload is a pickled object that follows in a message of its own: definitions, layouts and
@@ -23,6 +24,8 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
+
+from pymc_mpimap.tally import N_COUNTS
 
 __all__ = [
     "DOWN",
@@ -41,8 +44,8 @@ __all__ = [
 # Tags on the private communicator.
 DOWN, UP, PAYLOAD = 1, 2, 3
 
-HEADER = 4
-"""How many int64 a message begins with."""
+HEADER = 4 + N_COUNTS
+"""How many int64 a message begins with, in both directions."""
 
 
 class Command(IntEnum):

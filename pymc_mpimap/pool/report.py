@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pymc_mpimap.errors import JobFailure
+from pymc_mpimap.tally import N_COUNTS, REASONS, TALLY
 
 __all__ = ["PoolReport", "Recorder"]
 
@@ -35,6 +36,10 @@ class PoolReport:
         How often each job raised and its proposal was rejected.
     messages : dict of str to str
         For each such job, its last exception.
+    solves : int
+        How many ODEs were solved, on all ranks, by `solve_ivp`.
+    failed_solves : dict of str to int
+        Why solves failed, and how often each; their proposals were rejected.
     """
 
     evaluations: int
@@ -43,6 +48,8 @@ class PoolReport:
     hosts: tuple[str, ...]
     rejected: dict[str, int] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
+    solves: int = 0
+    failed_solves: dict[str, int] = field(default_factory=dict)
 
     @property
     def per_second(self) -> float:
@@ -68,6 +75,9 @@ class PoolReport:
         if rest := often[MOST_LINES:]:
             total = sum(self.rejected[job] for job in rest)
             lines.append(f"  rejected {total} times: {len(rest)} more jobs, see report().rejected")
+        if self.failed_solves:
+            lines.append(f"  {sum(self.failed_solves.values())} of {self.solves} solves failed:")
+            lines += [f"    {times} times {why}" for why, times in self.failed_solves.items()]
         return "\n".join(lines)
 
 
@@ -81,6 +91,16 @@ class Recorder:
         self._begun = self._ended = 0.0
         self._rejected: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
+        self._counted = np.zeros(N_COUNTS, np.int64)
+        self._before = TALLY.copy()
+
+    def from_the_beginning(self) -> None:
+        """Count all that was solved in this process, before there was a pool too."""
+        self._before[:] = 0
+
+    def counted(self, counts: Sequence[int] | np.ndarray) -> None:
+        """Add to what this process counts, see `tally`, what another rank has counted."""
+        self._counted += counts
 
     def evaluated(self, busy: Sequence[float]) -> None:
         """Record an evaluation and the seconds that each rank worked for it."""
@@ -100,6 +120,7 @@ class Recorder:
 
     def report(self) -> PoolReport:
         """Return the account so far."""
+        solves, *failed = (self._counted + TALLY - self._before).tolist()
         return PoolReport(
             self._evaluations,
             self._ended - self._begun,
@@ -107,4 +128,10 @@ class Recorder:
             self.hosts,
             dict(self._rejected),
             dict(self._messages),
+            solves,
+            {
+                REASONS.get(number, f"of the solver's error {-number}"): times
+                for number, times in enumerate(failed, start=1)
+                if times
+            },
         )

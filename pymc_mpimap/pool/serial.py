@@ -86,6 +86,10 @@ class SerialPool(Pool):
 class _DefaultPool(SerialPool):
     """The pool in force where the user asked for none: it says what was forgotten."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._recorder.from_the_beginning()
+
     def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         _refuse_child_of_a_pool()
         _warn_of_a_forgotten_pool()

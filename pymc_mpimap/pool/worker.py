@@ -28,6 +28,7 @@ from pymc_mpimap.pool.protocol import (
 )
 from pymc_mpimap.pool.share import Share, ShareResult
 from pymc_mpimap.pool.wait import Patience, wait_until
+from pymc_mpimap.tally import TALLY
 
 __all__ = ["apply_settings", "serve"]
 
@@ -86,6 +87,7 @@ class _Worker:
         self.comm, self.patience = comm, patience
         self.assignments: dict[int, _Assignment | JobFailure] = {}
         self._packings: dict[Any, Packing] = {}
+        self._counted = TALLY.copy()
         self._receive_into(new_buffer(8 * HEADER))
         self._answer_from(new_buffer(8 * HEADER))
 
@@ -103,7 +105,7 @@ class _Worker:
         while True:
             self.receive.Start()
             wait_until(self.receive.Test, self.patience)
-            command, evaluation, number, payload = self.header.tolist()
+            command, evaluation, number, payload, *_ = self.header.tolist()
             if command == Command.STOP:
                 # Answered, so that the controller knows that nobody is still in a job.
                 self._send_answer(evaluation, Status.OK, 0, b"", 8 * HEADER)
@@ -169,7 +171,9 @@ class _Worker:
     def _send_answer(
         self, evaluation: int, status: Status, busy: int, payload: bytes, size: int
     ) -> None:
-        self.answer_header[:] = (evaluation, status, busy, len(payload))
+        self.answer_header[:4] = (evaluation, status, busy, len(payload))
+        np.subtract(TALLY, self._counted, out=self.answer_header[4:])
+        self._counted[:] = TALLY
         if size not in self._sends:
             self._sends[size] = self.comm.Send_init(self.answer[:size], dest=0, tag=UP)
         send = self._sends[size]

@@ -5,6 +5,7 @@ import pytensor.tensor as pt
 import pytest
 from scipy.integrate import solve_ivp
 
+import pymc_mpimap
 from pymc_mpimap import map_rect, numeric_job
 from tests import workloads
 from tests.helpers import evaluate
@@ -60,7 +61,23 @@ def subject(theta, job, data):
     return value, np.array([*d_rates[:2], d_sigma]), d_rates[2:]
 
 
-def test_lotka_volterra():
+def solved_subject(theta, job, data):
+    """Solve the same system in compiled code."""
+    rates = pt.exp(pt.stack([job[0], theta[0], job[1], theta[1]]))
+
+    def rhs(t, y, p):
+        alpha, beta, gamma, delta = p
+        return [(alpha - beta * y[1]) * y[0], (-gamma + delta * y[0]) * y[1]]
+
+    options = {"method": "tsit5", "rtol": 1e-10, "atol": 1e-10}
+    states = pymc_mpimap.solve_ivp(rhs, 0.0, data["start"], data["times"], rates, **options)
+    residuals = (pt.log(data["y"]) - pt.log(states)) / pt.exp(theta[2])
+    constants = -pt.log(data["y"]) - theta[2] - 0.5 * np.log(2 * np.pi)
+    return (-0.5 * residuals**2 + constants).sum()
+
+
+@pytest.mark.parametrize("subject", [subject, solved_subject], ids=["scipy", "solve_ivp"])
+def test_lotka_volterra(subject):
     w = workloads.w3a()
     n_jobs = len(w.data["y"])
     theta, jobs = pt.dvector("theta", shape=(3,)), pt.dmatrix("jobs", shape=(n_jobs, 2))

@@ -1,0 +1,1 @@
+"""Solves of ordinary differential equations, with sensitivities, as PyTensor expressions."""

@@ -1,0 +1,26 @@
+"""One solve, called from Python: by SUNDIALS where it is there, or by SciPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pymc_mpimap.ode.methods import SCIPY, in_force
+from pymc_mpimap.ode.system import Solve
+
+__all__ = ["evaluate"]
+
+
+def evaluate(solve: Solve, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """Return the outputs of a solve."""
+    solve = solve.by(in_force(solve.system.method))
+    arrays = [np.asarray(x) for x in inputs]
+    if solve.system.method in SCIPY:
+        from pymc_mpimap.ode.scipy import solve_with_scipy
+
+        return solve_with_scipy(solve, arrays)
+    from pymc_mpimap.ode.kernel import compiled
+
+    results = compiled(solve)(*arrays)
+    return results if isinstance(results, tuple) else (results,)

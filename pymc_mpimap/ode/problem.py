@@ -1,0 +1,88 @@
+"""Problems: a right-hand side compiled for some sensitivities, with its solver memory."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from typing import Any
+
+from pymc_mpimap.ode import sundials
+from pymc_mpimap.ode.callbacks import Callbacks, compile_callbacks
+from pymc_mpimap.ode.handle import (
+    DRIVER,
+    JACOBIAN,
+    N_RECORD,
+    REPLACED,
+    REPLACING,
+    RHS,
+    SOLVE,
+    TALLY,
+    WEIGHTS,
+    release,
+)
+from pymc_mpimap.ode.layout import Layout
+from pymc_mpimap.ode.memory import Buffer
+from pymc_mpimap.ode.methods import AUTO, BDF, METHODS
+from pymc_mpimap.ode.solver import drive
+from pymc_mpimap.ode.system import Solve
+from pymc_mpimap.ode.vectors import error_weights, operations, solve_columns
+from pymc_mpimap.tally import TALLY as COUNTS
+
+__all__ = ["Problem", "problem_of"]
+
+
+class Problem:
+    """What compiled code finds by name: addresses of functions, and solver memory to reuse.
+
+    Attributes
+    ----------
+    callbacks : Callbacks
+    layout : Layout
+    record : Buffer
+    """
+
+    def __init__(self, solve: Solve):
+        self.layout: Layout = solve.layout
+        self.method = METHODS[solve.system.method]
+        implicit = self.method in (BDF, AUTO)
+        self.callbacks: Callbacks = compile_callbacks(
+            solve.system.thaw(), self.layout, implicit=implicit
+        )
+        self.record = Buffer(f"pymc_mpimap_ode_{self.callbacks.digest}_{self.method}", N_RECORD)
+        words: Any = self.record.words
+        words[RHS] = self.callbacks.rhs.address
+        words[JACOBIAN] = self.callbacks.jacobian.address if implicit else 0
+        words[WEIGHTS] = error_weights.address
+        words[SOLVE] = solve_columns.address
+        words[TALLY] = COUNTS.ctypes.data
+        words[DRIVER] = drive.address
+        for k, name in enumerate(sundials.OPERATIONS):
+            words[REPLACED + k] = sundials.address(name)
+        width = 0 if self.layout.dynamic else self.layout.fixed_width
+        for k, where in enumerate(operations(self.layout.n_states, width)):
+            words[REPLACING + k] = where
+
+    def release(self) -> int:
+        """Free the solver memory that nobody uses; return how many blocks there were."""
+        return int(release.ctypes(self.record.address))
+
+
+_problems: dict[Any, Problem] = {}
+_lock = threading.Lock()
+
+
+def problem_of(solve: Solve) -> Problem:
+    """Return the problem of a solve, compiled at its first use in this process."""
+    system = solve.system
+    # Tolerances are arguments of a solve: problems that differ in them alone are one.
+    key = (system.graph, solve.layout, METHODS[system.method])
+    with _lock:
+        if key not in _problems:
+            _problems[key] = Problem(solve)
+        return _problems[key]
+
+
+@atexit.register
+def _release_all() -> None:
+    for problem in _problems.values():
+        problem.release()

@@ -1,0 +1,227 @@
+"""The same solves by SciPy's `solve_ivp`: slower, and independent of SUNDIALS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy.integrate import solve_ivp as scipy_solve_ivp
+
+from pymc_mpimap.ode.callbacks import compile_callbacks
+from pymc_mpimap.ode.layout import PARAMETERS
+from pymc_mpimap.ode.methods import SCIPY
+from pymc_mpimap.ode.schedule import (
+    PROBLEMS,
+    Schedule,
+    Shape,
+    boundaries,
+    check,
+    dose,
+    enter,
+    prepare,
+)
+from pymc_mpimap.ode.system import BREAKS, T0, TS, Y0, Solve
+from pymc_mpimap.tally import TALLY
+
+__all__ = ["solve_with_scipy"]
+
+EVALUATIONS_A_STEP = 20
+"""SciPy counts no steps: so many evaluations of the right-hand side stand for one."""
+
+
+class _FailedError(Exception):
+    """The solve fails, with SUNDIALS' number of the reason."""
+
+
+@cache
+def _right_hand_side(solve: Solve) -> Any:
+    """Return ``f(t, y, parameters, dy)`` with the these sensitivities, compiled."""
+    callbacks = compile_callbacks(solve.system.thaw(), solve.layout, implicit=False)
+    return callbacks.step
+
+
+def solve_with_scipy(solve: Solve, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the outputs of a solve; see `op.SolveIVP`."""
+    system, layout = solve.system, solve.layout
+    t0, y0, ts = inputs[T0].item(), inputs[Y0], inputs[TS]
+    shape, columns = _shape(solve, inputs)
+    schedule, p = _schedule(solve, inputs)
+    if amiss := check(t0, ts, system.n_states, schedule):
+        raise ValueError(PROBLEMS[amiss])
+    n, width = shape.n_states, shape.width
+    room = PARAMETERS + 2 * n + len(p) + len(shape.stepped) + width + 3 * len(schedule.times)
+    u, y = np.empty(room), np.empty((n, width))
+    prepare(u, y, shape, y0, p, system.rtol, np.array(system.atol), schedule)
+    scale = u[int(u[5]) + n : int(u[5]) + n + width]
+    atol = (np.array(system.atol)[:, None] * scale).ravel()
+    result = np.full((len(ts), n, width), np.nan)
+    slopes = np.full((len(ts) if layout.slopes else 0, n), np.nan)
+    TALLY[0] += 1
+    try:
+        _solve(
+            solve,
+            u,
+            y,
+            shape,
+            schedule,
+            t0=t0,
+            ts=ts,
+            atol=atol,
+            result=result,
+            slopes=slopes,
+        )
+    except _FailedError as failed:
+        TALLY[-failed.args[0]] += 1
+        result[:] = slopes[:] = np.nan
+    outputs = [result[:, :, 0].copy()]
+    for i in solve.wrt:
+        if i == TS:
+            outputs.append(slopes)
+        else:
+            part = result[:, :, columns[i] : columns[i] + inputs[i].size]
+            outputs.append(part.copy().reshape((len(ts), n, *inputs[i].shape)))
+    return outputs
+
+
+def _solve(
+    solve: Solve,
+    u: np.ndarray,
+    y: np.ndarray,
+    shape: Shape,
+    schedule: Schedule,
+    *,
+    t0: float,
+    ts: np.ndarray,
+    atol: np.ndarray,
+    result: np.ndarray,
+    slopes: np.ndarray,
+) -> None:
+    """Go from one discontinuity to the next, as `solver.integrate` does."""
+    step, system = _right_hand_side(solve), solve.system
+    left = EVALUATIONS_A_STEP * system.max_steps * max(1, len(ts))
+
+    def rhs(t: float, y: np.ndarray) -> np.ndarray:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise _FailedError(-1)
+        dy = np.empty_like(y)
+        if step(t, y, u, dy) != 0:
+            raise _FailedError(-10)
+        return dy
+
+    def store(k: int, t: float) -> int:
+        """Store the outputs up to this time; return how many there are by now."""
+        while k < len(ts) and ts[k] <= t:
+            result[k] = y
+            if slopes.size:
+                slopes[k] = rhs(t, y.ravel()).reshape(y.shape)[:, 0]
+            k += 1
+        return k
+
+    stops = boundaries(t0, ts[-1] if len(ts) else t0, schedule)
+    enter(u, shape, schedule, np.nextafter(t0, -np.inf), t0)
+    if shape.initial_time >= 0:
+        y[:, shape.initial_time] = -rhs(t0, y.ravel()).reshape(y.shape)[:, 0]
+    k, now = store(0, t0), t0
+    dose(y, shape, schedule, now)
+    for stop in stops:
+        enter(u, shape, schedule, now, stop)
+        inside = np.unique(ts[(ts > now) & (ts < stop)])
+        for t, states in _segment(solve, rhs, y, (now, stop), np.append(inside, stop), atol=atol):
+            y[:] = states.reshape(y.shape)
+            k = store(k, t)
+        now = stop
+        dose(y, shape, schedule, now)
+
+
+def _segment(
+    solve: Solve,
+    rhs: Callable[..., np.ndarray],
+    y: np.ndarray,
+    span: tuple[float, float],
+    times: np.ndarray,
+    *,
+    atol: np.ndarray,
+) -> Iterable[tuple[float, np.ndarray]]:
+    """Return the times and the states there, from one discontinuity to the next."""
+    options: dict[str, Any] = {"first_step": solve.system.first_step or None}
+    with np.errstate(all="ignore"):
+        solution = scipy_solve_ivp(
+            rhs,
+            span,
+            y.ravel(),
+            method=SCIPY[solve.system.method],
+            t_eval=times,
+            rtol=solve.system.rtol,
+            atol=atol,
+            **options,
+        )
+    if not solution.success or not np.isfinite(solution.y).all():
+        raise _FailedError(-3)
+    return zip(solution.t, solution.y.T, strict=True)
+
+
+def _shape(solve: Solve, inputs: Sequence[np.ndarray]) -> tuple[Shape, dict[int, int]]:
+    """Return the columns of a solve, and the first one of each sensitivity."""
+    system, layout = solve.system, solve.layout
+    columns = np.array([-1 if c is None else c for c in layout.columns], np.int64)
+    width = layout.fixed_width
+    at = {T0: width - 1, Y0: width - layout.initial_time - layout.n_states}
+    stepped = np.full(sum(system.stepped), -1, np.int64)
+    first = 0
+    for k, i in enumerate(system.leaves):
+        if i in solve.wrt and not system.stepped[k]:
+            at[i] = int(columns[first]) if inputs[i].size else 0
+        first += int(np.prod(system.shapes[k], dtype=int))
+    for i in solve.wrt:
+        k = i - system.leaves.start
+        if i == system.amounts or (i in system.leaves and system.stepped[k]):
+            at[i] = width
+            width += inputs[i].size
+            if i != system.amounts:
+                stepped[sum(system.stepped[:k])] = at[i]
+    known = [at[i] if i in solve.wrt else -1 for i in (Y0, T0)]
+    amounts = at[system.amounts] if system.amounts in solve.wrt else -1
+    shape = Shape(
+        layout.n_states, width, len(columns), columns, known[0], known[1], amounts, stepped
+    )
+    return shape, at
+
+
+def _schedule(solve: Solve, inputs: Sequence[np.ndarray]) -> tuple[Schedule, np.ndarray]:
+    """Return the discontinuities of a solve, and its parameters."""
+    system = solve.system
+    p, step_times, step_values, steps = [], [np.empty(0)], [np.empty(0)], []
+    times = iter(system.step_times)
+    first = n_times = n_values = 0
+    for k, i in enumerate(system.leaves):
+        size = int(np.prod(system.shapes[k], dtype=int))
+        if system.stepped[k]:
+            when = inputs[next(times)]
+            if len(inputs[i]) != len(when) + 1:
+                raise ValueError(PROBLEMS[7])
+            steps.append((n_times, len(when), n_values, size, first))
+            step_times.append(when)
+            step_values.append(inputs[i].ravel())
+            n_times, n_values = n_times + len(when), n_values + inputs[i].size
+            p.append(np.zeros(size))
+        else:
+            p.append(inputs[i].ravel())
+        first += size
+    empty = np.empty(0)
+    doses = [inputs[i] for i in system.dose_inputs] or [empty] * 3 + [np.empty(0, np.int64)]
+    times_of_doses, amounts, durations, states = doses
+    schedule = Schedule(
+        inputs[BREAKS],
+        times_of_doses,
+        amounts,
+        durations,
+        states,
+        np.concatenate(step_times),
+        np.concatenate(step_values),
+        np.array(steps, np.int64).reshape(-1, 5),
+    )
+    return schedule, np.concatenate([empty, *p])

@@ -1,0 +1,180 @@
+"""What is solved and how: everything of a solve but its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from pytensor.graph.fg import FrozenFunctionGraph
+from pytensor.tensor.type import TensorType
+
+from pymc_mpimap.ode.layout import Layout
+from pymc_mpimap.ode.scalarize import ScalarSystem
+
+__all__ = ["BREAKS", "LEAVES", "T0", "TS", "Y0", "Solve", "System"]
+
+T0, Y0, TS, BREAKS, LEAVES = range(5)
+"""Where a solve's inputs are; after the parameters come the times of steps, and the doses."""
+
+
+@dataclass(frozen=True)
+class System:
+    """What is solved, and how: everything of a solve but its inputs.
+
+    Attributes
+    ----------
+    graph : FrozenFunctionGraph
+        From 0-d t, states and parameters to 0-d derivatives.
+    n_states : int
+    shapes : tuple of tuple of int
+        The shape of each parameter; of a stepped one, the shape of one of its values.
+    stepped : tuple of bool
+        Which parameters are stepped.
+    doses : bool
+        Whether there are doses.
+    method : str
+    rtol : float
+    atol : tuple of float
+        One for each state.
+    first_step : float
+        0 where the solver is to find one.
+    max_steps : int
+    name : str
+        How messages call the right-hand side.
+    """
+
+    graph: FrozenFunctionGraph
+    n_states: int
+    shapes: tuple[tuple[int, ...], ...]
+    stepped: tuple[bool, ...]
+    doses: bool
+    method: str
+    rtol: float
+    atol: tuple[float, ...]
+    first_step: float
+    max_steps: int
+    name: str
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.graph, self.shapes, self.method, self.rtol, self.atol))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hashes of strings differ from process to process.
+        return {name: value for name, value in vars(self).items() if name != "_hash"}
+
+    def thaw(self) -> ScalarSystem:
+        """Return the right-hand side with variables of its own."""
+        inputs = [variable.type() for variable in self.graph.inputs]
+        outputs = self.graph.bind(inputs)
+        rest = inputs[1 + self.n_states :]
+        leaves = []
+        for shape in self.shapes:
+            size = int(np.prod(shape, dtype=int))
+            leaves.append(tuple(rest[:size]))
+            rest = rest[size:]
+        return ScalarSystem(
+            inputs[0], tuple(inputs[1 : 1 + self.n_states]), tuple(leaves), tuple(outputs), ()
+        )
+
+    @property
+    def leaves(self) -> range:
+        """Where the parameters are among a solve's inputs."""
+        return range(LEAVES, LEAVES + len(self.shapes))
+
+    @property
+    def step_times(self) -> range:
+        """Where the times of the stepped parameters are."""
+        return range(self.leaves.stop, self.leaves.stop + sum(self.stepped))
+
+    @property
+    def dose_inputs(self) -> range:
+        """Where the times, amounts, durations and states of doses are."""
+        return range(self.step_times.stop, self.step_times.stop + 4 * self.doses)
+
+    @property
+    def amounts(self) -> int | None:
+        """Where the amounts of doses are."""
+        return self.dose_inputs.start + 1 if self.doses else None
+
+    @property
+    def differentiable(self) -> list[int]:
+        """Which inputs the solution can be differentiated with respect to."""
+        inputs = [T0, Y0, TS, *self.leaves]
+        return inputs if self.amounts is None else [*inputs, self.amounts]
+
+    @property
+    def types(self) -> list[TensorType]:
+        """The types of a solve's inputs, with what is known of their shapes."""
+        vector = TensorType("float64", shape=(None,))
+        types = [
+            TensorType("float64", shape=()),
+            TensorType("float64", shape=(self.n_states,)),
+            vector,
+            vector,
+        ]
+        for shape, stepped in zip(self.shapes, self.stepped, strict=True):
+            types.append(TensorType("float64", shape=(None,) * stepped + shape))
+        types += [vector] * sum(self.stepped)
+        if self.doses:
+            types += [vector, vector, vector, TensorType("int64", shape=(None,))]
+        return types
+
+    def layout(self, wrt: Sequence[int]) -> Layout:
+        """Return where everything is in a solve with these sensitivities."""
+        columns: list[int | None] = []
+        elements: list[tuple[int, int]] = []
+        wanted: list[bool] = []
+        n_columns = 1
+        for k, (shape, stepped) in enumerate(zip(self.shapes, self.stepped, strict=True)):
+            size = int(np.prod(shape, dtype=int))
+            here = LEAVES + k in wrt
+            if stepped:
+                elements += [(len(wanted), e) for e in range(size)]
+                wanted.append(here)
+            else:
+                elements += [(-1, 0)] * size
+            for _ in range(size):
+                columns.append(n_columns if here and not stepped else None)
+                n_columns += here and not stepped
+        return Layout(
+            self.n_states,
+            tuple(columns),
+            tuple(elements),
+            tuple(wanted),
+            initial_states=Y0 in wrt,
+            initial_time=T0 in wrt,
+            amounts=self.amounts in wrt,
+            doses=self.doses,
+            slopes=TS in wrt,
+        )
+
+
+@dataclass(frozen=True)
+class Solve:
+    """A system with the sensitivities that are wanted.
+
+    Attributes
+    ----------
+    system : System
+    wrt : tuple of int
+        The inputs whose sensitivities are outputs, in increasing order.
+    """
+
+    system: System
+    wrt: tuple[int, ...] = ()
+
+    @property
+    def layout(self) -> Layout:
+        """Where everything is."""
+        return self.system.layout(self.wrt)
+
+    def by(self, method: str) -> Solve:
+        """Return the same solve by another method."""
+        return Solve(replace(self.system, method=method), self.wrt)

@@ -1,0 +1,106 @@
+"""Jobs that solve an ODE: the same bits on any ranks, failures counted, each job solved once."""
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import pytest
+from pytensor.gradient import NullTypeGradError
+
+from pymc_mpimap import Doses, current_pool, map_rect, solve_ivp
+from tests.helpers import assert_close, compiled, in_modes
+
+N_JOBS = 7
+RANDOM = np.random.default_rng(5)
+TIMES = [np.sort(RANDOM.uniform(0.5, 6.0, size=3 + j % 4)) for j in range(N_JOBS)]
+SEEN = [RANDOM.normal(size=len(times)) for times in TIMES]
+GIVEN = [np.arange(1 + j % 3) * 1.5 for j in range(N_JOBS)]
+
+
+def subject(theta, job, x):
+    """One compartment with absorption, some doses, some times: of each another number."""
+
+    def rates(t, y, p):
+        return [-p["ka"] * y[0], p["ka"] * y[0] - p["k"] * y[1]]
+
+    y = solve_ivp(
+        rates,
+        0.0,
+        [0.0, 0.0],
+        x["times"],
+        {"ka": pt.exp(theta[0]), "k": pt.exp(theta[1] + job)},
+        method="tsit5",
+        doses=Doses(x["doses"], 10.0),
+    )
+    return -((x["seen"] - y[:, 1]) ** 2).sum()
+
+
+DATA = {"times": TIMES, "seen": SEEN, "doses": GIVEN}
+POINT = (np.array([0.2, -1.0]), RANDOM.normal(size=N_JOBS) / 5)
+
+
+def likelihood():
+    theta, jobs = pt.dvector("theta", shape=(2,)), pt.dvector("jobs", shape=(N_JOBS,))
+    total = map_rect(subject, theta, jobs, DATA).sum()
+    return [total, *pt.grad(total, [theta, jobs])], [theta, jobs]
+
+
+@in_modes("NUMBA", "FAST_COMPILE")
+def test_same_bits_as_serially(mode):
+    outputs, inputs = likelihood()
+    assert np.isfinite(compiled(outputs, inputs)(*POINT)[0])
+
+
+def test_same_result_as_without_map_rect():
+    outputs, inputs = likelihood()
+    theta, jobs = inputs
+    plain = sum(
+        subject(theta, jobs[j], {name: pt.as_tensor_variable(x[j]) for name, x in DATA.items()})
+        for j in range(N_JOBS)
+    )
+    expected = compiled([plain, *pt.grad(plain, inputs)], inputs)(*POINT)
+    for result, wanted in zip(compiled(outputs, inputs)(*POINT), expected, strict=True):
+        assert_close(result, wanted, 1e-9)
+
+
+def test_each_job_is_solved_once_for_value_and_gradient():
+    outputs, inputs = likelihood()
+    f = pytensor.function(inputs, outputs)
+    # The first evaluation too, for which rank 0 compiles before it sends anything.
+    for shift in (0.0, 0.1):
+        before = current_pool().report().solves
+        f(POINT[0] + shift, POINT[1])
+        assert current_pool().report().solves - before == N_JOBS
+
+
+def test_failed_solves_are_nan_and_in_the_report():
+    theta, jobs = pt.dscalar("theta"), pt.dvector("jobs", shape=(4,))
+
+    def explosion(theta, job):
+        return solve_ivp(lambda t, y, k: k * y**2, 0.0, [1.0], [0.5, 2.0], theta * job).sum()
+
+    each = map_rect(explosion, theta, jobs)
+    f = pytensor.function([theta, jobs], [each, *pt.grad(each.sum(), [theta, jobs])])
+    f(0.1, np.ones(4))
+    before = current_pool().report()
+    values, by_theta, by_job = f(1.0, np.array([0.1, 3.0, 0.2, 4.0]))
+    after = current_pool().report()
+    failed = np.array([False, True, False, True])
+    assert np.array_equal(np.isnan(values), failed)
+    assert np.array_equal(np.isnan(by_job), failed)
+    assert np.isnan(by_theta)
+    count = sum(after.failed_solves.values()) - sum(before.failed_solves.values())
+    assert count == 2
+    assert "solves failed" in str(after)
+    assert np.isfinite(f(0.1, np.ones(4))[0]).all()
+
+
+def test_times_of_doses_that_are_asked_for_a_gradient_are_refused():
+    times = pt.dmatrix("times", shape=(3, 2))
+
+    def job(_, times):
+        decay = solve_ivp(lambda t, y: -y, 0.0, [0.0], [5.0], doses=Doses(times, 1.0))
+        return decay.sum()
+
+    total = map_rect(job, None, times).sum()
+    with pytest.raises(NullTypeGradError, match="times of doses"):
+        pt.grad(total, times)
