@@ -1,6 +1,7 @@
 """Run the examples as their docstrings say: by python alone, and by mpiexec.
 
-`examples/fit.py` has its own tests, in `test_theophylline.py`.
+`fit.py` and `fit_scipy.py` have their own tests in `test_theophylline.py`, `lynx_hare.py` and
+`pkpd.py` in the files of their names.
 """
 
 import re

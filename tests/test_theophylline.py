@@ -1,19 +1,23 @@
-"""The theophylline example: its jobs and its posterior against the closed form of its ODE.
+"""The theophylline examples: their jobs and posteriors against the closed form of their ODE.
 
-The concentration after one oral dose has a closed form, Bateman's function. It is written here
-independently of the example, for NumPy (complex numbers included) and for PyTensor.
+`fit.py` solves it by `solve_ivp`, `fit_scipy.py` by SciPy. The concentration after one oral dose
+has a closed form, Bateman's function. It is written here independently of the examples, for NumPy
+(complex numbers included) and for PyTensor.
 """
 
-import importlib.util
 import warnings
 from pathlib import Path
 
 import arviz as az
 import numpy as np
 import pymc as pm
+import pytensor
+import pytensor.tensor as pt
 import pytest
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "fit.py"
+from tests.helpers import in_modes, load_example
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 TYPICAL = np.log([1.5, 0.04, 0.45])
 
 
@@ -24,10 +28,42 @@ def bateman(ka, clearance, volume, dose, hours, *, exp):
 
 @pytest.fixture(scope="module")
 def fit():
-    spec = importlib.util.spec_from_file_location("theophylline_example", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("fit")
+
+
+@pytest.fixture(scope="module")
+def fit_scipy():
+    return load_example("fit_scipy")
+
+
+@pytest.fixture(scope="module", params=["traced", "numeric"])
+def build_model(request, fit, fit_scipy):
+    """Build the model of either example."""
+    if request.param == "traced":
+        return fit.build_model
+    return lambda data: fit.build_model(data, fit_scipy.subject, on_error="reject")
+
+
+@pytest.fixture(scope="module")
+def traced_job(fit, data):
+    """A function of the job's arguments: fit.py's job and its derivatives, without `map_rect`."""
+    sigma, log_parameters = pt.scalar("sigma"), pt.vector("log_parameters", shape=(3,))
+    x_r = {"dose": pt.scalar("dose"), "hours": pt.vector("hours"), "conc": pt.vector("conc")}
+    value = fit.subject({"sigma": sigma}, log_parameters, x_r)
+    gradient = pytensor.grad(value, [sigma, log_parameters])
+    evaluate = pytensor.function([sigma, log_parameters, *x_r.values()], [value, *gradient])
+
+    def job(theta, log_parameters, x_r):
+        value, by_sigma, by_own = evaluate(theta["sigma"], log_parameters, *x_r.values())
+        return value, {"sigma": by_sigma}, by_own
+
+    return job
+
+
+@pytest.fixture(params=["traced", "numeric"])
+def subject(request, traced_job, fit_scipy):
+    """The job of either example, which returns its value and its derivatives."""
+    return traced_job if request.param == "traced" else fit_scipy.subject
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +95,7 @@ def test_data_are_twelve_subjects_without_the_sample_before_the_dose(data):
 
 
 @pytest.mark.parametrize("i", range(12))
-def test_job_agrees_with_closed_form(fit, data, i):
+def test_job_agrees_with_closed_form(subject, data, i):
     x_r = {key: np.asarray(data[key][i]) for key in ("dose", "hours", "conc")}
 
     def exact(parameters):
@@ -74,7 +110,7 @@ def test_job_agrees_with_closed_form(fit, data, i):
     for width in (0.3, 0.3, 1.0, 1.0):
         log_parameters = TYPICAL + width * random.normal(size=3)
         sigma = random.uniform(0.4, 1.5)
-        value, d_theta, d_job = fit.subject({"sigma": np.array(sigma)}, log_parameters, x_r)
+        value, d_theta, d_job = subject({"sigma": np.array(sigma)}, log_parameters, x_r)
 
         parameters = np.array([sigma, *log_parameters])
         steps = 1e-30j * np.eye(4)  # complex steps: derivatives exact to rounding
@@ -83,17 +119,29 @@ def test_job_agrees_with_closed_form(fit, data, i):
         np.testing.assert_allclose([d_theta["sigma"], *d_job], gradient, rtol=1e-4, atol=1e-3)
 
 
-def test_job_raises_where_the_solver_gives_up(fit):
+IMPOSSIBLE = ([0.0, 40.0, -40.0], [800.0, -3.0, -0.7])
+
+
+def far_out(log_parameters):
     x_r = {"dose": np.array(4.0), "hours": np.array([1.0, 2.0]), "conc": np.array([1.0, 1.0])}
+    return {"sigma": np.array(0.7)}, np.array(log_parameters), x_r
+
+
+@pytest.mark.parametrize("impossible", IMPOSSIBLE)
+def test_numeric_job_raises_where_the_solver_gives_up(fit_scipy, impossible):
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=fit.ODEintWarning)
-        for impossible in ([0.0, 40.0, -40.0], [800.0, -3.0, -0.7]):
-            with pytest.raises(ArithmeticError):
-                fit.subject({"sigma": np.array(0.7)}, np.array(impossible), x_r)
+        warnings.filterwarnings("ignore", category=fit_scipy.ODEintWarning)
+        with pytest.raises(ArithmeticError):
+            fit_scipy.subject(*far_out(impossible))
 
 
-def test_model_agrees_with_closed_form(fit, data):
-    mapped, plain = fit.build_model(data), closed_form_model(fit, data)
+@pytest.mark.parametrize("impossible", IMPOSSIBLE)
+def test_traced_job_is_nan_where_the_solver_gives_up(traced_job, impossible):
+    assert np.isnan(traced_job(*far_out(impossible))[0])
+
+
+def test_model_agrees_with_closed_form(fit, build_model, data):
+    mapped, plain = build_model(data), closed_form_model(fit, data)
     assert [v.name for v in mapped.value_vars] == [v.name for v in plain.value_vars]
     value_and_gradient = [
         model.compile_fn([model.logp(), model.dlogp()], point_fn=True) for model in (mapped, plain)
@@ -111,36 +159,40 @@ def test_model_agrees_with_closed_form(fit, data):
         np.testing.assert_allclose(gradient, exact_gradient, rtol=1e-4, atol=1e-2)
 
 
+def posterior(model, draws, chains, seed):
+    with model, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what samplers and compilers say is not tested here
+        # By name: in another mode than Numba's, PyMC takes its own NUTS, which takes longer.
+        trace = pm.sample(
+            draws,
+            tune=250,
+            chains=chains,
+            cores=1,
+            random_seed=seed,
+            progressbar=False,
+            nuts_sampler="nutpie",
+        )
+    assert int(trace["sample_stats"]["diverging"].sum()) <= 2
+    return az.summary(trace, var_names=["typical", "spread", "sigma"], kind="all", round_to="none")
+
+
+@pytest.fixture(scope="module")
+def plain_posterior(fit, data):
+    """As it is cheap, sampled at such length that errors are nearly those of the mapped model."""
+    return posterior(closed_form_model(fit, data), draws=2000, chains=4, seed=12)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_posterior_agrees_with_closed_form(fit, data):
+@in_modes("NUMBA")  # where each job is compiled
+def test_posterior_agrees_with_closed_form(build_model, data, plain_posterior):
     """The posterior means differ by less than 4 standard errors.
 
     Either mean has a Monte Carlo standard error; that of their difference is the root of the sum
     of the squares. With 7 comparisons, one beyond 4 of these happens by chance about
-    once in 2000 times, and the seeds are fixed. The closed form is sampled at much greater
-    length, as it is cheap, so that the error is nearly that of the mapped model alone.
+    once in 2000 times, and the seeds are fixed.
     """
-
-    def summary(model, draws, chains, seed):
-        with model, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what samplers and compilers say is not tested here
-            # By name: in another mode than Numba's, PyMC takes its own NUTS, which takes longer.
-            trace = pm.sample(
-                draws,
-                tune=250,
-                chains=chains,
-                cores=1,
-                random_seed=seed,
-                progressbar=False,
-                nuts_sampler="nutpie",
-            )
-        assert int(trace["sample_stats"]["diverging"].sum()) <= 2
-        names = ["typical", "spread", "sigma"]
-        return az.summary(trace, var_names=names, kind="all", round_to="none")
-
-    mapped = summary(fit.build_model(data), draws=300, chains=2, seed=11)
-    plain = summary(closed_form_model(fit, data), draws=2000, chains=4, seed=12)
+    mapped, plain = posterior(build_model(data), draws=300, chains=2, seed=11), plain_posterior
 
     assert list(mapped.index) == list(plain.index)
     assert len(mapped) == 7
