@@ -7,12 +7,10 @@ adding them up gives the same bits for any number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-__all__ = ["Blocks", "Node", "add_up", "subtrees"]
+__all__ = ["Blocks", "Node", "additions", "subtrees"]
 
 Node = tuple[int, int]
 """A subtree of the tree of sums: the blocks ``low <= block < high``."""
@@ -65,27 +63,39 @@ def subtrees(count: int, low: int, high: int) -> Iterator[Node]:
         yield from visit(0, count)
 
 
-def add_up(
-    node: Node, parts: Mapping[Node, np.ndarray], leaf: Callable[[int], np.ndarray] | None = None
-) -> np.ndarray:
-    """Return the sum of a subtree, from the sums of the subtrees in `parts` or from its blocks.
+def additions(node: Node, parts: Sequence[Node]) -> list[int]:
+    """Say how the sums of some subtrees add up to that of the subtree that they make.
 
     Parameters
     ----------
     node : tuple of int
         The blocks to sum.
-    parts : mapping
-        Sums that are known already.
-    leaf : callable, optional
-        Gives the sum of one block that is not in `parts`.
+    parts : sequence of tuple of int
+        Its subtrees whose sums are known, in order.
+
+    Returns
+    -------
+    list of int
+        For a stack on which the sums are put one after the other: how often, after each of them,
+        the uppermost is taken off and added to the one below. In the end one sum is left.
+
+    Examples
+    --------
+    >>> additions((0, 4), [(0, 1), (1, 2), (2, 3), (3, 4)])
+    [0, 1, 0, 2]
+    >>> additions((0, 3), [(0, 2), (2, 3)])
+    [0, 1]
     """
-    if node in parts:
-        return parts[node]
-    low, high = node
-    if high - low == 1:
-        if leaf is None:
-            raise KeyError(f"no sum of block {low}")
-        return leaf(low)
-    middle = _split(low, high)
-    left, right = add_up((low, middle), parts, leaf), add_up((middle, high), parts, leaf)
-    return np.asarray(left + right)
+    counts: list[int] = []
+
+    def visit(low: int, high: int) -> None:
+        if parts[len(counts)] == (low, high):
+            counts.append(0)
+            return
+        middle = _split(low, high)
+        visit(low, middle)
+        visit(middle, high)
+        counts[-1] += 1
+
+    visit(*node)
+    return counts

@@ -44,8 +44,15 @@ def _number(op: MapRectOp) -> int:
 
 def _call(number: int, *inputs: np.ndarray) -> Any:
     outputs = evaluate_op(_ops[number], inputs)
-    outputs = [np.ascontiguousarray(output).reshape(output.shape) for output in outputs]
+    outputs = [_in_c_order(output) for output in outputs]
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _in_c_order(array: np.ndarray) -> np.ndarray:
+    """Return the array as compiled code takes it; a pool of the user's own may give any."""
+    if array.flags.c_contiguous:
+        return array
+    return np.ascontiguousarray(array)
 
 
 @register_funcify_and_cache_key(MapRectOp)

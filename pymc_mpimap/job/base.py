@@ -8,13 +8,17 @@ from typing import Any
 
 from pymc_mpimap.signature import Slot
 
-__all__ = ["Job", "Kernel"]
+__all__ = ["Job", "Kernel", "Thunk"]
 
-Kernel = Callable[[int, int, Sequence[Any]], list[Any]]
-"""``kernel(first, n, inputs)``: evaluates the jobs ``first <= job < first + n``.
+Thunk = Callable[[], Sequence[Any]]
+"""Evaluates jobs that it was made for, with what their inputs hold by then."""
+
+Kernel = Callable[[int, int, Sequence[Any]], Thunk]
+"""``kernel(first, n, inputs)``: returns the thunk of the jobs ``first <= job < first + n``.
 
 Inputs and outputs are in slot order. A shared input is the value itself, a shared output the sum
-over these jobs; per-job values have one row a job, ragged ones are packed flat.
+over these jobs; per-job values have one row a job, ragged ones are packed flat. The inputs stay
+where they are and are read anew by each call; the shapes of ragged ones do not change.
 """
 
 
@@ -42,7 +46,7 @@ class Job(ABC):
 
     @abstractmethod
     def compile(self) -> Kernel:
-        """Return the function that evaluates a block of consecutive jobs on this rank."""
+        """Return what makes thunks for blocks of consecutive jobs on this rank."""
 
     @abstractmethod
     def connection(self) -> list[list[bool]]:

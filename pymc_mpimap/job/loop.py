@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from pymc_mpimap.job.base import Job, Kernel
+from pymc_mpimap.job.base import Job, Kernel, Thunk
 from pymc_mpimap.signature import Slot, packed_offsets
 
 __all__ = ["one_by_one"]
 
 
 def one_by_one(job: Job, one: Callable[[int, Sequence[Any]], Sequence[np.ndarray]]) -> Kernel:
-    """Return the kernel that calls `one` for each job of a block.
+    """Return the kernel whose thunks call `one` for each job of a block.
 
     Parameters
     ----------
@@ -22,16 +22,20 @@ def one_by_one(job: Job, one: Callable[[int, Sequence[Any]], Sequence[np.ndarray
         ``one(j, values)`` returns the outputs of job j from its inputs.
     """
 
-    def kernel(first: int, n: int, inputs: Sequence[Any]) -> list[Any]:
+    def kernel(first: int, n: int, inputs: Sequence[Any]) -> Thunk:
         takers = [
             _taker(slot, value, inputs) for slot, value in zip(job.inputs, inputs, strict=True)
         ]
-        rows = [one(first + j, [take(j) for take in takers]) for j in range(n)]
-        columns = zip(*rows, strict=True)
-        return [
-            _joined(job, slot, column, first, inputs)
-            for slot, column in zip(job.outputs, columns, strict=True)
-        ]
+
+        def thunk() -> list[Any]:
+            rows = [one(first + j, [take(j) for take in takers]) for j in range(n)]
+            columns = zip(*rows, strict=True)
+            return [
+                _joined(job, slot, column, first, inputs)
+                for slot, column in zip(job.outputs, columns, strict=True)
+            ]
+
+        return thunk
 
     return kernel
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pymc_mpimap.pool.base import Pool, innermost_pool
 from pymc_mpimap.pool.serial import default_pool
-from pymc_mpimap.pool.share import inside_job
+from pymc_mpimap.pool.work import inside_job
 
 __all__ = ["current_pool"]
 

@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from pymc_mpimap.blocks import Node, add_up
 from pymc_mpimap.errors import InputError
 from pymc_mpimap.map import Map
-from pymc_mpimap.pool.share import ShareResult
 from pymc_mpimap.signature import Slot, packed_offsets
 
-__all__ = ["Move", "Program", "assemble"]
+__all__ = ["Move", "Program"]
 
 
 @dataclass(frozen=True)
@@ -152,34 +150,3 @@ class Program:
                 f"map_rect({m.job.name}): {slot.name} has shape {own}"
                 f"{' in each job' if rows else ''} now, but was built for {expected}"
             )
-
-
-def assemble(
-    m: Map, subtrees: Sequence[Sequence[Node]], results: Sequence[ShareResult]
-) -> list[np.ndarray]:
-    """Put the shares' results together: concatenated in job order, or summed by the fixed tree.
-
-    Parameters
-    ----------
-    m : Map
-    subtrees : sequence of sequence of Node
-        Which subtrees each share summed.
-    results : sequence of ShareResult
-        In rank order, which is job order.
-    """
-    outputs = []
-    for k, slot in enumerate(m.job.outputs):
-        if slot.per_job:
-            parts = [result.outputs[k] for result in results]
-            outputs.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
-        elif m.n_jobs == 0:
-            outputs.append(np.zeros(results[0].outputs[k].shape[1:], dtype=slot.type.dtype))
-        else:
-            sums = {
-                node: part
-                for nodes, result in zip(subtrees, results, strict=True)
-                for node, part in zip(nodes, result.outputs[k], strict=True)
-            }
-            # A copy: where one rank has all blocks, the sum is still its answer's buffer.
-            outputs.append(np.array(add_up((0, m.blocks.count), sums)))
-    return outputs

@@ -9,7 +9,7 @@ Down, from the controller::
 Up, from a worker::
 
     evaluation, status, busy, payload         int64
-    what compiled code has counted, see tally
+    what compiled code has counted, see tally; nothing was counted if the first is 0
     outputs                                   each aligned to eight bytes
 
 A payload is a pickled object that follows in a message of its own: definitions, layouts and
@@ -31,11 +31,13 @@ __all__ = [
     "DOWN",
     "HEADER",
     "PAYLOAD",
+    "SMALL",
     "UP",
     "Command",
     "Define",
     "Layout",
     "Packing",
+    "Parts",
     "Status",
     "new_buffer",
     "same_bytes",
@@ -85,12 +87,16 @@ class Define:
     settings: dict[str, Any]
 
 
+Parts = tuple[tuple[str, tuple[int, ...]], ...]
+"""The dtypes and shapes of arrays."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Control: the dtypes and shapes of what will be sent to the receiver for a program."""
 
     number: int
-    parts: tuple[tuple[str, tuple[int, ...]], ...]
+    parts: Parts
 
 
 class Packing:
@@ -150,7 +156,9 @@ def new_buffer(nbytes: int) -> np.ndarray:
     return np.zeros(-(-nbytes // 8), dtype=np.int64).view(np.uint8)
 
 
-_SMALL = 2048
+SMALL = 2048
+"""Bytes up to which arrays are compared at once."""
+
 _CHUNK = 1 << 20
 
 
@@ -159,12 +167,12 @@ def same_bytes(a: np.ndarray, b: np.ndarray) -> bool:
 
     Arrays that differ usually differ at once: the beginning is compared first.
     """
-    if a.nbytes <= _SMALL:
+    if a.nbytes <= SMALL:
         return a.tobytes() == b.tobytes()
     flat_a, flat_b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
-    if flat_a[:_SMALL].tobytes() != flat_b[:_SMALL].tobytes():
+    if flat_a[:SMALL].tobytes() != flat_b[:SMALL].tobytes():
         return False
     return all(
         np.array_equal(flat_a[i : i + _CHUNK], flat_b[i : i + _CHUNK])
-        for i in range(_SMALL, len(flat_a), _CHUNK)
+        for i in range(SMALL, len(flat_a), _CHUNK)
     )

@@ -86,7 +86,7 @@ class Recorder:
 
     def __init__(self, hosts: Sequence[str]):
         self.hosts = tuple(hosts)
-        self._busy = np.zeros(len(hosts))
+        self._busy = [0] * len(hosts)
         self._evaluations = 0
         self._begun = self._ended = 0.0
         self._rejected: Counter[str] = Counter()
@@ -102,13 +102,14 @@ class Recorder:
         """Add to what this process counts, see `tally`, what another rank has counted."""
         self._counted += counts
 
-    def evaluated(self, busy: Sequence[float]) -> None:
-        """Record an evaluation and the seconds that each rank worked for it."""
+    def evaluated(self, busy: Sequence[int]) -> None:
+        """Record an evaluation and the nanoseconds that each rank worked for it."""
         self._ended = time.perf_counter()
         if self._evaluations == 0:
             self._begun = self._ended
         else:
-            self._busy += busy
+            for rank, spent in enumerate(busy):
+                self._busy[rank] += spent
         self._evaluations += 1
 
     def rejected(self, failures: Sequence[JobFailure]) -> None:
@@ -124,7 +125,7 @@ class Recorder:
         return PoolReport(
             self._evaluations,
             self._ended - self._begun,
-            tuple(self._busy),
+            tuple(1e-9 * spent for spent in self._busy),
             self.hosts,
             dict(self._rejected),
             dict(self._messages),

@@ -18,15 +18,20 @@ from pytensor.configdefaults import config
 
 from pymc_mpimap.errors import MapRectWarning, ParallelSamplingError
 from pymc_mpimap.map import Map
+from pymc_mpimap.pool.assembly import Assembly, assembly
 from pymc_mpimap.pool.base import Pool
 from pymc_mpimap.pool.launch import POOL_OWNER, launched_ranks
-from pymc_mpimap.pool.program import Program, assemble
+from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.report import PoolReport, Recorder
 from pymc_mpimap.pool.share import Share
+from pymc_mpimap.pool.work import Work
 
 __all__ = ["SerialPool", "default_pool"]
 
-_MAX_SHARES = 256
+_MOST_REMEMBERED = 256
+
+_COPIED = 1 << 16
+"""Bytes up to which an input is copied; larger ones are used where they are."""
 
 
 class SerialPool(Pool):
@@ -50,37 +55,79 @@ class SerialPool(Pool):
     """
 
     def __init__(self) -> None:
-        self._shares: OrderedDict[tuple[Map, str], Share] = OrderedDict()
+        self._shares: OrderedDict[Map, Share] = OrderedDict()
+        self._plans: OrderedDict[tuple[Program, str], _Plan] = OrderedDict()
         self._lock = threading.RLock()
         self._recorder = Recorder([socket.gethostname()])
 
     @override
     def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        program.check(inputs)
-        outputs: list[np.ndarray] = []
         with self._lock:
-            begun = time.perf_counter()
-            for m, route in zip(program.maps, program.routes, strict=True):
-                share = self._share(m)
-                result = share.evaluate([inputs[i] for i in route])
-                self._recorder.rejected(result.failures)
-                outputs += assemble(m, [share.subtrees], [result])
-            self._recorder.evaluated([time.perf_counter() - begun])
+            begun = time.perf_counter_ns()
+            # Compiled code belongs to the PyTensor mode that it was compiled in.
+            key = program, config.mode
+            plan = self._plans.get(key)
+            if plan is None or not plan.takes(inputs):
+                program.check(inputs)
+                shares = [self._share(m) for m in program.maps]
+                plan = self._plans[key] = _Plan(program, shares, inputs)
+                while len(self._plans) > _MOST_REMEMBERED:
+                    self._plans.popitem(last=False)
+            outputs: list[np.ndarray] = []
+            for work, outcome in plan.steps:
+                self._recorder.rejected(work.evaluate())
+                outputs += outcome()
+            self._recorder.evaluated([time.perf_counter_ns() - begun])
         return outputs
 
     def _share(self, m: Map) -> Share:
-        # Compiled code belongs to the PyTensor mode that it was compiled in.
-        key = m, config.mode
-        share = self._shares.get(key)
+        """Return the whole of a map, its held data prepared once for all programs."""
+        share = self._shares.get(m)
         if share is None:
-            share = self._shares[key] = Share(m, 0, m.blocks.count)
-            while len(self._shares) > _MAX_SHARES:
+            share = self._shares[m] = Share(m, 0, m.blocks.count)
+            while len(self._shares) > _MOST_REMEMBERED:
                 self._shares.popitem(last=False)
         return share
 
     def report(self) -> PoolReport:
         """Return what the pool has done so far."""
         return self._recorder.report()
+
+
+class _Plan:
+    """A program on inputs of certain shapes: all that can be prepared."""
+
+    def __init__(self, program: Program, shares: Sequence[Share], inputs: Sequence[np.ndarray]):
+        self._shapes = [value.shape for value in inputs]
+        self._holding_shapes = {
+            position: inputs[position].tobytes()
+            for position in (program.moves[i].position for i in program.shape_moves)
+        }
+        self._held = [np.array(v) if v.nbytes <= _COPIED else v for v in inputs]
+        self._takers: list[list[tuple[Work, int]]] = [[] for _ in inputs]
+        self.steps: list[tuple[Work, Assembly]] = []
+        for share, route in zip(shares, program.routes, strict=True):
+            work = Work(share, [self._held[position] for position in route])
+            for i, position in enumerate(route):
+                self._takers[position].append((work, i))
+            self.steps.append((work, assembly(share.map, [share], [work.outputs])))
+
+    def takes(self, inputs: Sequence[np.ndarray]) -> bool:
+        """Take these inputs over, unless their shapes are others."""
+        if [value.shape for value in inputs] != self._shapes:
+            return False
+        for position, content in self._holding_shapes.items():
+            if inputs[position].tobytes() != content:
+                return False
+        for position, value in enumerate(inputs):
+            held = self._held[position]
+            if value.nbytes <= _COPIED:
+                held[...] = value
+            elif value.ctypes.data != held.ctypes.data:
+                self._held[position] = value
+                for work, i in self._takers[position]:
+                    work.replace(i, value)
+        return True
 
 
 class _DefaultPool(SerialPool):

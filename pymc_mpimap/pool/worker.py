@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pickle
 import socket
-import time
 import traceback
-from collections.abc import Sequence
+from time import perf_counter_ns
 from typing import Any
 
 import cloudpickle
@@ -26,8 +25,9 @@ from pymc_mpimap.pool.protocol import (
     Status,
     new_buffer,
 )
-from pymc_mpimap.pool.share import Share, ShareResult
+from pymc_mpimap.pool.share import Share
 from pymc_mpimap.pool.wait import Patience, wait_until
+from pymc_mpimap.pool.work import Work
 from pymc_mpimap.tally import TALLY
 
 __all__ = ["apply_settings", "serve"]
@@ -45,75 +45,98 @@ def apply_settings(settings: dict[str, Any]) -> None:
 
 
 class _Assignment:
-    """A program on this rank: its shares, and the inputs as they were last sent."""
+    """A program on this rank: its shares, the inputs as they were last sent, and its answer."""
 
-    def __init__(self, define: Define, rank: int):
+    def __init__(self, define: Define, comm: Any):
         apply_settings(define.settings)
+        self.comm = comm
         self.program = define.program
         self.shares = [
-            Share(m, low, high, rank)
+            Share(m, low, high, comm.rank)
             for m, (low, high) in zip(self.program.maps, define.runs, strict=True)
         ]
         self.packing = Packing([], len(self.program.moves))
         self.current: list[np.ndarray] = []
-        self._changed: dict[bytes, tuple[int, ...]] = {}
+        self.works: list[Work] | None = None
+        self._message: np.ndarray | None = None
+        self._changes: dict[bytes, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def lay_out(self, layout: Layout) -> None:
+        """Make room for inputs of these shapes."""
         self.packing = Packing(layout.parts, len(self.program.moves))
         self.current = [np.zeros(shape, dtype) for dtype, shape in self.packing.parts]
+        self._message = self.works = None
 
-    def _update(self, message: np.ndarray) -> None:
-        """Take the changed inputs out of a message."""
-        start = 8 * HEADER
-        flags = message[start : start + self.packing.flags].tobytes()
-        changed = self._changed.get(flags)
-        if changed is None:
+    def evaluate(self, message: np.ndarray) -> list[JobFailure]:
+        """Evaluate all shares into the answer, with what a message changes."""
+        if message is not self._message:
+            self._message, self._changes = message, {}
+            self._flags = message[8 * HEADER : 8 * HEADER + self.packing.flags]
+        flags = self._flags.tobytes()
+        changes = self._changes.get(flags)
+        if changes is None:
             changed = tuple(i for i, flag in enumerate(flags) if flag)
-            self._changed[flags] = changed
-        arrays, _ = self.packing.views(message, changed)
-        for i, array in zip(changed, arrays, strict=True):
-            self.current[i][...] = array
+            places, _ = self.packing.views(message, changed)
+            changes = [(self.current[i], place) for i, place in zip(changed, places, strict=True)]
+            self._changes[flags] = changes
+        for current, place in changes:
+            current[...] = place
+        if self.works is None:
+            self.works = self._prepare()
+        failures: list[JobFailure] = []
+        for work in self.works:
+            failures += work.evaluate()
+        return failures
 
-    def evaluate(self, message: np.ndarray) -> list[ShareResult]:
-        self._update(message)
+    def _prepare(self) -> list[Work]:
+        """Make the answer's buffer, and what computes into it."""
+        inputs = [[self.current[i] for i in used] for used in self.program.uses]
+        parts = [share.outputs(own) for share, own in zip(self.shares, inputs, strict=True)]
+        self.answer = Answer(self.comm, Packing([part for own in parts for part in own]))
+        rest = iter(self.answer.places)
         return [
-            share.evaluate([self.current[i] for i in used])
-            for share, used in zip(self.shares, self.program.uses, strict=True)
+            Work(share, own, [next(rest) for _ in share.map.job.outputs])
+            for share, own in zip(self.shares, inputs, strict=True)
         ]
+
+
+class Answer:
+    """A buffer, and the persistent request that sends it."""
+
+    def __init__(self, comm: Any, packing: Packing):
+        buffer = new_buffer(packing.nbytes)
+        self.header = buffer[: 8 * HEADER].view(np.int64)
+        self.places, _ = packing.views(buffer, tuple(range(len(packing.parts))))
+        self.request = comm.Send_init(buffer[: packing.nbytes], dest=0, tag=UP)
 
 
 class _Worker:
     def __init__(self, comm: Any, patience: Patience):
         self.comm, self.patience = comm, patience
         self.assignments: dict[int, _Assignment | JobFailure] = {}
-        self._packings: dict[Any, Packing] = {}
+        self._plain = Answer(comm, Packing([]))
         self._counted = TALLY.copy()
         self._receive_into(new_buffer(8 * HEADER))
-        self._answer_from(new_buffer(8 * HEADER))
 
     def _receive_into(self, buffer: np.ndarray) -> None:
         self.message = buffer
         self.header = buffer[: 8 * HEADER].view(np.int64)
         self.receive = self.comm.Recv_init(buffer, source=0, tag=DOWN)
 
-    def _answer_from(self, buffer: np.ndarray) -> None:
-        self.answer = buffer
-        self.answer_header = buffer[: 8 * HEADER].view(np.int64)
-        self._sends: dict[int, Any] = {}
-
     def run(self) -> None:
         while True:
             self.receive.Start()
-            wait_until(self.receive.Test, self.patience)
-            command, evaluation, number, payload, *_ = self.header.tolist()
-            if command == Command.STOP:
-                # Answered, so that the controller knows that nobody is still in a job.
-                self._send_answer(evaluation, Status.OK, 0, b"", 8 * HEADER)
-                return
-            if command == Command.CONTROL:
+            if not self.receive.Test():
+                wait_until(self.receive.Test, self.patience)
+            command, evaluation, number, payload = self.header[:4].tolist()
+            if command == Command.EVALUATE:
+                self._evaluate(evaluation, number)
+            elif command == Command.CONTROL:
                 self._control(number, self._payload(payload))
             else:
-                self._evaluate(evaluation, number)
+                # Answered, so that the controller knows that nobody is still in a job.
+                self._send(self._plain, evaluation, Status.OK, 0, [])
+                return
 
     def _payload(self, nbytes: int) -> bytes:
         buffer = np.empty(nbytes, dtype=np.uint8)
@@ -125,11 +148,9 @@ class _Worker:
         try:
             order = pickle.loads(payload)
             if isinstance(order, Define):
-                self.assignments[number] = _Assignment(order, self.comm.rank)
-            elif isinstance(order, Layout):
-                self._lay_out(order)
+                self.assignments[number] = _Assignment(order, self.comm)
             else:
-                self.assignments.pop(number, None)
+                self._lay_out(order)
         except BaseException as error:  # Answered at the next evaluation, like a job's own.
             self.assignments[number] = self._failure(error, "taking over the jobs")
 
@@ -145,22 +166,17 @@ class _Worker:
             self._receive_into(new_buffer(packing.nbytes))
 
     def _evaluate(self, evaluation: int, number: int) -> None:
-        begun = time.perf_counter_ns()
-        failures: list[JobFailure] = []
-        results: list[ShareResult] = []
-        status = Status.OK
+        begun = perf_counter_ns()
+        answer, status = self._plain, Status.FAILED
         try:
-            results = self._assignment(number).evaluate(self.message)
-            failures = [failure for result in results for failure in result.failures]
-            status = Status.REJECTED if failures else Status.OK
+            assignment = self._assignment(number)
+            failures = assignment.evaluate(self.message)
+            answer, status = assignment.answer, Status.REJECTED if failures else Status.OK
         except JobError as error:
-            status, failures = Status.FAILED, [error.failure]
+            failures = [error.failure]
         except BaseException as error:
-            status, failures = Status.FAILED, [self._failure(error, "evaluating")]
-        payload = cloudpickle.dumps(failures) if failures else b""
-        size = self._pack(results if status != Status.FAILED else [])
-        busy = time.perf_counter_ns() - begun
-        self._send_answer(evaluation, status, busy, payload, size)
+            failures = [self._failure(error, "evaluating")]
+        self._send(answer, evaluation, status, perf_counter_ns() - begun, failures)
 
     def _assignment(self, number: int) -> _Assignment:
         assignment = self.assignments[number]
@@ -168,36 +184,29 @@ class _Worker:
             raise JobError(assignment)
         return assignment
 
-    def _send_answer(
-        self, evaluation: int, status: Status, busy: int, payload: bytes, size: int
+    def _send(
+        self,
+        answer: Answer,
+        evaluation: int,
+        status: Status,
+        spent: int,
+        failures: list[JobFailure],
     ) -> None:
-        self.answer_header[:4] = (evaluation, status, busy, len(payload))
-        np.subtract(TALLY, self._counted, out=self.answer_header[4:])
-        self._counted[:] = TALLY
-        if size not in self._sends:
-            self._sends[size] = self.comm.Send_init(self.answer[:size], dest=0, tag=UP)
-        send = self._sends[size]
-        send.Start()
+        payload = cloudpickle.dumps(failures) if failures else b""
+        header = answer.header
+        header[0], header[1], header[2], header[3] = evaluation, status, spent, len(payload)
+        header[4] = 0
+        if TALLY[0] != self._counted[0]:
+            np.subtract(TALLY, self._counted, out=header[4:])
+            self._counted[:] = TALLY
+        answer.request.Start()
         if payload:
             wait_until(
                 self.comm.Isend(np.frombuffer(payload, np.uint8), dest=0, tag=PAYLOAD).Test,
                 self.patience,
             )
-        wait_until(send.Test, self.patience)
-
-    def _pack(self, results: Sequence[ShareResult]) -> int:
-        """Copy the outputs into the answer; return its size."""
-        outputs = [output for result in results for output in result.outputs]
-        shapes = tuple((output.dtype, output.shape) for output in outputs)
-        packing = self._packings.get(shapes)
-        if packing is None:
-            packing = self._packings[shapes] = Packing(shapes)
-        if packing.nbytes > len(self.answer):
-            self._answer_from(new_buffer(packing.nbytes))
-        views, size = packing.views(self.answer, tuple(range(len(outputs))))
-        for view, output in zip(views, outputs, strict=True):
-            view[...] = output
-        return size
+        if not answer.request.Test():
+            wait_until(answer.request.Test, self.patience)
 
     def _failure(self, error: BaseException, doing: str) -> JobFailure:
         return JobFailure(

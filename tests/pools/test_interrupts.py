@@ -1,6 +1,8 @@
 """Ctrl-C at the worst moments: the next call gives what it should."""
 
+import os
 import signal
+import sys
 from contextlib import nullcontext
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytensor.tensor as pt
 import pytest
 
 from pymc_mpimap import current_pool, map_rect, numeric_job
-from pymc_mpimap.pool.controller import Link
+from pymc_mpimap.pool.link import Link
 from tests.helpers import assert_same_bits
 
 
@@ -39,11 +41,51 @@ def build(size):
     return pytensor.function([theta], map_rect(lambda t, job, x: (t * x).sum(), theta, 6, held))
 
 
-@pytest.mark.parametrize("step", ["send", "control"])
+def striking_at(line):
+    """Return a trace function that presses Ctrl-C before this line of the pool's code, counted."""
+    passed = 0
+
+    def trace(frame, event, _):
+        nonlocal passed
+        if f"pymc_mpimap{os.sep}pool" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            passed += 1
+            if passed == line:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    return trace
+
+
+def test_interrupted_at_any_line():
+    """Wherever it strikes, no answer is taken for another's and no rank has stale inputs."""
+    function = build(3)
+    expected = np.arange(18.0).reshape(6, 3).sum(axis=1)
+    function(np.ones(3))
+    line, struck = 0, True
+    while struck:
+        line += 1
+        before = sys.gettrace()
+        sys.settrace(striking_at(line))
+        try:
+            function(np.full(3, 1.0 + line))
+            struck = False
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        # Now the same values as before, now others: either may be what the ranks have.
+        for factor in (1.0 + line, 0.5):
+            assert_same_bits(function(np.full(3, factor)), expected * factor)
+    assert line > 30
+
+
+@pytest.mark.parametrize("step", ["start", "order"])
 def test_interrupted_while_sending(monkeypatch, step):
-    size = {"send": 3, "control": 4}[step]
+    size = {"start": 3, "order": 4}[step]
     function, expected = build(size), np.arange(6.0 * size).reshape(6, size).sum(axis=1)
-    if step == "send":  # Else the definition is interrupted.
+    if step == "start":  # Else the definition is interrupted.
         assert_same_bits(function(np.ones(size)), expected)
     with monkeypatch.context() as patch:
         patch.setattr(Link, step, striking(getattr(Link, step)))
@@ -69,7 +111,7 @@ def test_interrupted_evaluation_that_fails_at_length(monkeypatch):
     function = pytensor.function([theta], map_rect(fails, theta, np.ones(6), on_error="reject"))
     assert_same_bits(function(1.0), np.ones(6))
     with monkeypatch.context() as patch:
-        patch.setattr(Link, "send", striking(Link.send))
+        patch.setattr(Link, "start", striking(Link.start))
         with interrupted():
             function(-1.0)
     assert_same_bits(build(200_000)(np.zeros(200_000)), np.zeros(6))

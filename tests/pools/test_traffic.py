@@ -13,24 +13,33 @@ from tests.helpers import assert_same_bits
 
 N = 64
 
+known = {}
+"""The persistent requests made while recording, and the size of the message of each."""
+
 
 @contextmanager
 def recorded(monkeypatch):
     """Record the size of each message down, and each definition or layout, by rank."""
     sizes, orders = [], []
-    send, control = Link.send, Link.control
+    message, start, order = Link.message, Link.start, Link.order
 
-    def recording_send(self, command, evaluation, number, size):
-        sizes.append((self.rank, size))
-        send(self, command, evaluation, number, size)
+    def recording_message(self, buffer):
+        request = message(self, buffer)
+        known[id(request)] = request, len(buffer)
+        return request
 
-    def recording_control(self, number, order):
-        orders.append((self.rank, type(order).__name__))
-        control(self, number, order)
+    def recording_start(self, request):
+        sizes.append((self.rank, known[id(request)][1]))
+        start(self, request)
+
+    def recording_order(self, number, what):
+        orders.append((self.rank, type(what).__name__))
+        order(self, number, what)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Link, "send", recording_send)
-        patch.setattr(Link, "control", recording_control)
+        patch.setattr(Link, "message", recording_message)
+        patch.setattr(Link, "start", recording_start)
+        patch.setattr(Link, "order", recording_order)
         yield sizes, orders
 
 

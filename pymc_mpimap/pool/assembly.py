@@ -1,0 +1,72 @@
+"""Putting the ranks' results together: concatenated in job order, or summed by the fixed tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pymc_mpimap.blocks import additions
+from pymc_mpimap.map import Map
+from pymc_mpimap.pool.share import Share
+
+__all__ = ["Assembly", "assembly"]
+
+Assembly = Callable[[], list[np.ndarray]]
+
+
+def assembly(m: Map, shares: Sequence[Share], results: Sequence[Sequence[np.ndarray]]) -> Assembly:
+    """Return the function that gives a map's outputs, as new arrays, from what its shares gave.
+
+    Parameters
+    ----------
+    m : Map
+    shares : sequence of Share
+        In job order; together they are all of the map.
+    results : sequence of sequence of array
+        For each share its outputs, see `Work.outputs`: read anew by each call, and the sums among
+        them used up.
+    """
+    outputs: list[Callable[[], np.ndarray]] = []
+    for k, slot in enumerate(m.job.outputs):
+        parts = [result[k] for result in results]
+        if slot.per_job:
+            outputs.append(_joined(parts))
+        elif m.n_jobs == 0:
+            outputs.append(_zeros(parts[0].shape[1:], parts[0].dtype))
+        else:
+            outputs.append(_summed(m, shares, parts))
+    return lambda: [output() for output in outputs]
+
+
+def _joined(parts: list[np.ndarray]) -> Callable[[], np.ndarray]:
+    if len(parts) == 1:
+        return parts[0].copy
+    return lambda: np.concatenate(parts)
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:
+    return lambda: np.zeros(shape, dtype)
+
+
+def _summed(
+    m: Map, shares: Sequence[Share], parts: Sequence[np.ndarray]
+) -> Callable[[], np.ndarray]:
+    nodes = [node for share in shares for node in share.subtrees]
+    # Rows as slices: a scalar's is a vector of one, not a copy.
+    sums = [part[row : row + 1] for part in parts for row in range(len(part))]
+    steps: list[tuple[np.ndarray, np.ndarray]] = []
+    stack: list[np.ndarray] = []
+    for part, count in zip(sums, additions((0, m.blocks.count), nodes), strict=True):
+        stack.append(part)
+        for _ in range(count):
+            right = stack.pop()
+            steps.append((stack[-1], right))
+    total = stack[0].reshape(parts[0].shape[1:])
+
+    def sum_up() -> np.ndarray:
+        for left, right in steps:
+            np.add(left, right, left)
+        return total.copy()
+
+    return sum_up

@@ -1,0 +1,150 @@
+"""The controller's line to one worker."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from pymc_mpimap.errors import JobFailure, PoolError
+from pymc_mpimap.pool.interrupts import Uninterrupted
+from pymc_mpimap.pool.protocol import (
+    DOWN,
+    HEADER,
+    PAYLOAD,
+    UP,
+    Command,
+    Define,
+    Layout,
+    new_buffer,
+)
+from pymc_mpimap.pool.wait import Patience, wait_until
+
+__all__ = ["Answer", "Link"]
+
+
+class Answer:
+    """What a worker said, besides the outputs: they stay in the link's buffer."""
+
+    __slots__ = ("counts", "failures", "spent", "status")
+
+    def __init__(self, status: int, spent: int, counts: Any, failures: list[JobFailure]):
+        self.status, self.spent = status, spent
+        self.counts, self.failures = counts, failures
+
+
+class Link:
+    """Requests and buffers between the controller and one worker.
+
+    Ctrl-C may interrupt the controller anywhere. What is under way is then waited for before the
+    next message, and an answer that nobody waits for any more is known by its number.
+
+    Attributes
+    ----------
+    answer : array of uint8
+        Where answers arrive. Another one after `reserve` made more room.
+    """
+
+    def __init__(self, comm: Any, rank: int, patience: Patience):
+        self.comm, self.rank, self.patience = comm, rank, patience
+        self._sending: Any = None
+        self._receiving = False
+        self._orders = new_buffer(8 * HEADER)
+        self._order_header = self._orders.view(np.int64)
+        self._answer_into(new_buffer(8 * HEADER))
+
+    def _answer_into(self, buffer: np.ndarray) -> None:
+        self.answer = buffer
+        self._header = buffer[: 8 * HEADER].view(np.int64)
+        self._receive = self.comm.Recv_init(buffer, source=self.rank, tag=UP)
+
+    def reserve(self, nbytes: int) -> None:
+        """Make room for answers of this size; nothing may be under way."""
+        if nbytes > len(self.answer):
+            self._answer_into(new_buffer(nbytes))
+
+    def message(self, buffer: np.ndarray) -> Any:
+        """Return the persistent request that sends this buffer."""
+        return self.comm.Send_init(buffer, dest=self.rank, tag=DOWN)
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is under way; an answer to what was interrupted is dropped.
+
+        Returns
+        -------
+        bool
+            Whether that was so in time.
+        """
+        if self._receiving:
+            if not wait_until(self._receive.Test, self.patience, timeout):
+                return False
+            self._payload()
+            self._receiving = False
+        if self._sending is not None:
+            if not wait_until(self._sending.Test, self.patience, timeout):
+                return False
+            self._sending = None
+        return True
+
+    def start(self, message: Any) -> None:
+        """Send a message, and expect an answer. The link must be settled."""
+        self._sending = message
+        message.Start()
+        self._receiving = True
+        self._receive.Start()
+
+    def order(self, number: int, order: Define | Layout) -> None:
+        """Send a definition or a layout: not on the hot path, and not to be interrupted."""
+        payload = np.frombuffer(cloudpickle.dumps(order, protocol=5), np.uint8)
+        self._order_header[:4] = (Command.CONTROL, 0, number, len(payload))
+        requests = [
+            self.comm.Isend(self._orders, dest=self.rank, tag=DOWN),
+            self.comm.Isend(payload, dest=self.rank, tag=PAYLOAD),
+        ]
+        for request in requests:
+            wait_until(request.Test, self.patience)
+
+    def stop(self, evaluation: int) -> None:
+        """Tell the worker to stop: answered like an evaluation."""
+        self._order_header[:4] = (Command.STOP, evaluation, 0, 0)
+        self.start(self.message(self._orders))
+
+    def collect(self, evaluation: int, timeout: float | None = None) -> Answer | None:
+        """Wait for the answer to an evaluation; None if out of time.
+
+        Can be interrupted while it waits.
+        """
+        while True:
+            if not self._receive.Test() and not wait_until(
+                self._receive.Test, self.patience, timeout
+            ):
+                return None
+            number, status, spent, size, solves = self._header[:5].tolist()
+            if number >= evaluation:
+                break
+            # The answer to an evaluation that was interrupted before it could be expected.
+            self._payload()
+            self._receive.Start()
+        failures = self._payload() if size else []
+        self._receiving = False
+        if number > evaluation:
+            raise PoolError(
+                f"rank {self.rank} answered evaluation {number} where {evaluation} was asked for; "
+                "please report this"
+            )
+        return Answer(status, spent, self._header[4:] if solves else None, failures)
+
+    def _payload(self) -> list[JobFailure]:
+        """Receive what follows an answer, once."""
+        with Uninterrupted():
+            size = int(self._header[3])
+            if not size:
+                return []
+            payload = np.empty(size, dtype=np.uint8)
+            request = self.comm.Irecv(payload, source=self.rank, tag=PAYLOAD)
+            wait_until(request.Test, self.patience)
+            self._header[3] = 0
+        failures: list[JobFailure] = pickle.loads(payload.tobytes())
+        return failures

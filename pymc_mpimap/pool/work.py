@@ -1,0 +1,223 @@
+"""The evaluation of a share: all that can be prepared is, and nothing is allocated.
+
+`SerialPool`, the controller and the workers all evaluate through `Work`, so that they cannot
+differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from time import perf_counter_ns
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from pytensor.configdefaults import config
+
+from pymc_mpimap.blocks import additions
+from pymc_mpimap.errors import JobError, JobFailure
+from pymc_mpimap.job.base import Job, Kernel, Thunk
+from pymc_mpimap.pool.share import Share, output_shapes
+from pymc_mpimap.signature import packed_offsets
+
+__all__ = ["Work", "inside_job"]
+
+_KERNELS: OrderedDict[tuple[Any, ...], Kernel] = OrderedDict()
+_MAX_KERNELS = 256
+_state = threading.local()
+
+
+def inside_job() -> bool:
+    """Whether this thread is evaluating a job just now: a map within a job runs serially."""
+    evaluating = getattr(_state, "frame", None)
+    if evaluating is None:
+        return False
+    # Ctrl-C can strike before the note is taken back: only a call that still runs counts.
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None and frame is not evaluating:
+        frame = frame.f_back
+    return frame is not None
+
+
+def compiled(job: Job) -> Kernel:
+    """Return the kernel of a job, compiled at most once in this process and PyTensor mode."""
+    key = (job, config.mode, config.linker, config.optimizer, config.floatX)
+    if key not in _KERNELS:
+        _KERNELS[key] = job.compile()
+        while len(_KERNELS) > _MAX_KERNELS:
+            _KERNELS.popitem(last=False)
+    return _KERNELS[key]
+
+
+Store = tuple[np.ndarray, tuple[tuple[np.ndarray, np.ndarray], ...]]
+"""Where a block's output goes, and which sums are then added to which."""
+
+
+class Work:
+    """A share whose inputs and outputs stay where they are in memory.
+
+    Parameters
+    ----------
+    share : Share
+    inputs : sequence of array
+        The inputs that the graph supplies, for this share's jobs. Their values may change from
+        one evaluation to the next; their shapes, and the shapes of ragged ones, may not.
+    outputs : sequence of array, optional
+        Where the outputs go; of the shapes that `shapes` says. By default they are made here.
+
+    Attributes
+    ----------
+    outputs : list of array
+        For each output of the job: a per-job one for the share's own jobs; for a shared one the
+        sums of the share's subtrees, shape ``(n_subtrees, ...)``.
+    spent : list of int
+        For each block, the nanoseconds spent on it since the beginning.
+    """
+
+    def __init__(
+        self, share: Share, inputs: Sequence[Any], outputs: Sequence[np.ndarray] | None = None
+    ):
+        self.share = share
+        self._complete = share.complete(inputs)
+        if outputs is None:
+            outputs = [np.empty(shape, dtype) for dtype, shape in share.outputs(inputs)]
+        self.outputs = list(outputs)
+        self.spent = [0] * (share.high - share.low)
+        self._thunks: list[Thunk | None] = [None] * len(self.spent)
+        self._stores: list[tuple[Store, ...]] = list(
+            zip(*(self._stored(k) for k in range(len(self.outputs))), strict=True)
+        )
+
+    def _stored(self, k: int) -> list[Store]:
+        """Return for each block where output `k` goes."""
+        share, output, slot = self.share, self.outputs[k], self.share.map.job.outputs[k]
+        blocks = range(share.low, share.high)
+        if slot.shapes is not None:
+            where = packed_offsets(np.asarray(self._complete[slot.shapes]))
+            runs = [share.jobs(block) for block in blocks]
+            return [(output[where[start] : where[end]], ()) for start, end in runs]
+        if slot.per_job:
+            return [(output[slice(*share.jobs(block))], ()) for block in blocks]
+        stores: list[Store] = []
+        for row, (low, high) in enumerate(share.subtrees):
+            # The first sum on the stack is the subtree's own, in the end.
+            below = (high - low).bit_length()
+            scratch = np.empty((below, *output.shape[1:]), dtype=output.dtype)
+            # Rows as slices: a scalar's is a vector of one, not a copy.
+            stack = [output[row : row + 1], *(scratch[i : i + 1] for i in range(below))]
+            depth = 0
+            leaves = [(block, block + 1) for block in range(low, high)]
+            for count in additions((low, high), leaves):
+                steps = [(stack[depth - i - 1], stack[depth - i]) for i in range(count)]
+                stores.append((stack[depth], tuple(steps)))
+                depth += 1 - count
+        return stores
+
+    def replace(self, i: int, value: np.ndarray) -> None:
+        """Let the graph's input `i` be another array of the same shape."""
+        position = self.share.map.from_graph[i]
+        self._complete[position] = value
+        self._thunks = [None] * len(self._thunks)
+
+    def warm(self) -> None:
+        """Compile what the first evaluation would: one block, its result thrown away."""
+        if self._thunks and self.share.map.job.cheap:
+            # An error will be raised, or rejected, by the evaluation that follows.
+            outside, _state.frame = getattr(_state, "frame", None), inspect.currentframe()
+            with contextlib.suppress(Exception, SystemExit):
+                self._thunk(*self.share.jobs(self.share.low))()
+            _state.frame = outside
+
+    def evaluate(self) -> list[JobFailure]:
+        """Evaluate the blocks into `outputs`.
+
+        Returns
+        -------
+        list of JobFailure
+            The jobs that raised and were rejected.
+
+        Raises
+        ------
+        JobError
+            If a job raised and the map says ``on_error="raise"``.
+        """
+        failures: list[JobFailure] = []
+        spent, thunks = self.spent, self._thunks
+        outside, _state.frame = getattr(_state, "frame", None), inspect.currentframe()
+        try:
+            begun = perf_counter_ns()
+            for k, stores in enumerate(self._stores):
+                try:
+                    thunk = thunks[k]
+                    if thunk is None:
+                        thunk = thunks[k] = self._thunk(*self.share.jobs(self.share.low + k))
+                    results = thunk()
+                except (Exception, SystemExit) as error:
+                    results = self._isolate(k, error, failures)
+                for (place, steps), result in zip(stores, results, strict=True):
+                    place[...] = result
+                    for left, right in steps:
+                        np.add(left, right, left)
+                ended = perf_counter_ns()
+                spent[k] += ended - begun
+                begun = ended
+        finally:
+            _state.frame = outside
+        return failures
+
+    def _thunk(self, start: int, end: int) -> Thunk:
+        """Return what evaluates these jobs, counted from the share's first; compiles it."""
+        parts = []
+        for slot, value in zip(self.share.map.job.inputs, self._complete, strict=True):
+            if not slot.per_job:
+                parts.append(value)
+            elif slot.shapes is None:
+                parts.append(value[start:end])
+            else:
+                offsets = packed_offsets(np.asarray(self._complete[slot.shapes]))
+                parts.append(value[offsets[start] : offsets[end]])
+        return compiled(self.share.map.job)(self.share.first + start, end - start, parts)
+
+    def _isolate(self, k: int, failed: BaseException, failures: list[JobFailure]) -> Sequence[Any]:
+        """Find the jobs that raised in a block; raise the first, or let zeros stand in for them."""
+        share = self.share
+        start, end = share.jobs(share.low + k)
+        results: list[Sequence[Any]] = []
+        for j in range(start, end):
+            error: BaseException | None = failed if end - start == 1 else None
+            if error is None:
+                try:
+                    results.append(self._thunk(j, j + 1)())
+                    continue
+                except (Exception, SystemExit) as again:
+                    error = again
+            failure = share.failure(share.first + j, error)
+            if share.map.on_error == "raise":
+                raise JobError(failure) from error
+            failures.append(failure)
+            results.append(self._stand_in(j))
+        if not failures and share.map.on_error == "raise":
+            # Each job alone went well: what failed is the block, reported by its first job.
+            raise JobError(share.failure(share.first + start, failed)) from failed
+        outputs = []
+        for i, slot in enumerate(share.map.job.outputs):
+            column = [result[i] for result in results]
+            outputs.append(np.concatenate(column) if slot.per_job else sum(column[1:], column[0]))
+        return outputs
+
+    def _stand_in(self, j: int) -> list[np.ndarray]:
+        """Return what a rejected job gives: -inf as its value, zero as its derivatives."""
+        m = self.share.map
+        one = [
+            value[j : j + 1] if slot.per_job and not slot.ragged else value
+            for slot, value in zip(m.job.inputs, self._complete, strict=True)
+        ]
+        outputs = []
+        for slot, shape in zip(m.job.outputs, output_shapes(m, one, j, j + 1, 1), strict=True):
+            own = shape if slot.per_job else shape[1:]
+            outputs.append(np.full(own, slot.on_failure, dtype=slot.type.dtype))
+        return outputs
