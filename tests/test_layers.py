@@ -11,7 +11,7 @@ import pymc_mpimap
 
 PACKAGE = Path(pymc_mpimap.__file__).parent
 LAYERS = [
-    ["version", "errors", "structure", "signature", "blocks", "tally"],
+    ["version", "errors", "structure", "signature", "blocks", "tally", "vectormath"],
     ["data", "job"],
     ["map", "pool"],
     ["op"],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
+from pytensor.compile.mode import get_default_mode
 from pytensor.graph.replace import vectorize_graph
 from pytensor.graph.traversal import applys_between
 from pytensor.raise_op import Assert, CheckAndRaise
@@ -22,6 +23,7 @@ from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.job.base import Kernel, Thunk
 from pymc_mpimap.signature import Slot
+from pymc_mpimap.vectormath.rewriting import vectorizing
 
 if TYPE_CHECKING:
     from pymc_mpimap.job.graph import GraphJob
@@ -62,12 +64,21 @@ def compile_block(job: GraphJob) -> Kernel:
 
 
 def quiet_function(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
-    """Compile a function in PyTensor's default mode, for arrays of exactly the right types."""
+    """Compile a function in PyTensor's default mode, for arrays of exactly the right types.
+
+    Under the numba linker, elementary functions and sums are SIMD code, see
+    `pymc_mpimap.vectormath`.
+    """
     with warnings.catch_warnings():
         # An Op without numba code (a JAX function in a job) runs in object mode: slower, right,
         # and nothing that the user could mend.
         warnings.filterwarnings("ignore", "Numba will use object mode", UserWarning)
-        function = pytensor.function(list(inputs), list(outputs), on_unused_input="ignore")
+        function = pytensor.function(
+            list(inputs),
+            list(outputs),
+            mode=vectorizing(get_default_mode()),
+            on_unused_input="ignore",
+        )
     function.trust_input = True
     return function
 

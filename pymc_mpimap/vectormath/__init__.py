@@ -1,0 +1,1 @@
+"""Elementary functions in plain arithmetic, which a compiler turns into SIMD code."""

@@ -1,0 +1,104 @@
+"""The numba code of the Ops, and the keys by which PyTensor caches it."""
+
+# mypy: disallow-untyped-decorators=False
+# Neither PyTensor's nor Numba's have types.
+
+from __future__ import annotations
+
+import inspect
+from hashlib import blake2b
+from typing import Any
+
+from numba import types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+from pytensor.graph.basic import Apply
+from pytensor.link.numba.cache import compile_numba_function_src
+from pytensor.link.numba.dispatch.basic import (
+    numba_funcify_and_cache_key,
+    numba_njit,
+    numba_typify,
+    register_funcify_and_cache_key,
+)
+from pytensor.link.utils import fgraph_to_python
+
+from pymc_mpimap.vectormath import functions, lanes
+from pymc_mpimap.vectormath.ops import InlinedComposite, LaneSum, Stored, VectorizableOp
+
+__all__ = ["cache_key", "processor_suits"]
+
+
+def processor_suits() -> bool:
+    """Whether x * y + z is one instruction; where it is a call, the functions are no gain."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return not triple.startswith(("x86", "i686")) or "+fma" in features.split(",")
+
+
+def cache_key(*parts: object) -> str:
+    """Return a key of what is compiled: it changes with every change of the code."""
+    sources = [inspect.getsource(functions), inspect.getsource(lanes)]
+    digest = blake2b(repr((*sources, *parts)).encode(), digest_size=16)
+    return f"pymc_mpimap-{digest.hexdigest()}"
+
+
+@intrinsic
+def _inlined_here(_context: Any) -> Any:
+    """Have LLVM inline the function in which this is called into its callers."""
+
+    def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
+        builder.function.attributes.add("alwaysinline")
+        return context.get_dummy_value()
+
+    return types.none(), generate
+
+
+@register_funcify_and_cache_key(VectorizableOp)
+def _funcify_function(op: VectorizableOp, **_: Any) -> tuple[Any, str]:
+    return getattr(functions, op.function), cache_key("function", op.function)
+
+
+@register_funcify_and_cache_key(LaneSum)
+def _funcify_sum(op: LaneSum, node: Apply[Any], **_: Any) -> tuple[Any, str]:
+    return lanes.sum_of_rows(op.n_kept), cache_key("sum", op.n_kept, node.inputs[0].type.ndim)
+
+
+@register_funcify_and_cache_key(Stored)
+def _funcify_stored(_op: Stored, **_: Any) -> tuple[Any, str]:
+    @numba_njit
+    def stored(x: Any) -> Any:
+        return x
+
+    return stored, cache_key("stored")
+
+
+@register_funcify_and_cache_key(InlinedComposite)
+def _funcify_composite(op: InlinedComposite, **options: Any) -> tuple[Any, str | None]:
+    options.pop("storage_map", None)
+    options.pop("node", None)
+    _, key = numba_funcify_and_cache_key(
+        op.fgraph, squeeze_output=True, fgraph_name="inlined_composite", **options
+    )
+
+    # The function of that graph calls each Op's by way of another one, which PyTensor caches and
+    # which is not inlined. Here they are called directly.
+    def convert(op: Any, *, node: Any, **options: Any) -> Any:
+        return numba_funcify_and_cache_key(op, node=node, **options)[0]
+
+    function = fgraph_to_python(
+        op.fgraph,
+        op_conversion_fn=convert,
+        type_conversion_fn=numba_typify,
+        squeeze_output=True,
+        fgraph_name="inlined_composite",
+    )
+    body = numba_njit(function, forceinline=True)
+    names = ", ".join(f"i{i}" for i in range(len(op.fgraph.inputs)))
+    outer = compile_numba_function_src(
+        f"def inlined_composite({names}):\n    inlined_here()\n    return body({names})\n",
+        "inlined_composite",
+        {"inlined_here": _inlined_here, "body": body},
+    )
+    # PyTensor may call it from a function of its own, which the loop calls: hence inlined by
+    # Numba into that one, which is then to be inlined into the loop.
+    inlined = numba_njit(outer, inline="always")
+    return inlined, None if key is None else cache_key("composite", key)

@@ -1,0 +1,144 @@
+"""Put the vectorizable functions in the place of PyTensor's, for the numba linker."""
+
+# mypy: disallow-untyped-decorators=False
+# PyTensor's have no types.
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytensor.scalar as ps
+import pytensor.scalar.math as psm
+from pytensor.compile.mode import Mode
+from pytensor.graph.basic import Apply
+from pytensor.graph.rewriting.basic import (
+    SequentialGraphRewriter,
+    dfs_rewriter,
+    node_rewriter,
+)
+from pytensor.graph.rewriting.db import RewriteDatabaseQuery
+from pytensor.link.numba.linker import NumbaLinker
+from pytensor.tensor.elemwise import CAReduce, Elemwise
+from pytensor.tensor.subtensor import AdvancedIncSubtensor
+
+from pymc_mpimap.vectormath import ops
+
+__all__ = ["vectorizing"]
+
+# After PyTensor has simplified and stabilized the graph, and before it fuses loops (49).
+_BEFORE_FUSION, _AFTER_FUSION = 48.5, 49.2
+_exp, _log, _log1p, _expm1, _tanh = (
+    Elemwise(op()) for op in (ops.Exp, ops.Log, ops.Log1p, ops.Expm1, ops.Tanh)
+)
+_decay, _softplus, _sigmoid = (Elemwise(op()) for op in (ops.Decay, ops.Softplus, ops.Sigmoid))
+_to_float = Elemwise(ps.convert_to_float64)
+_switch, _less, _negative = Elemwise(ps.switch), Elemwise(ps.lt), Elemwise(ps.neg)
+
+
+def _log1mexp(x: Any) -> Any:
+    """Return log(1 - exp(x)), as PyTensor computes it: two ways, each with its own range."""
+    far = _less(x, np.log(0.5))
+    return _switch(far, _log1p(_negative(_exp(x))), _log(_negative(_expm1(x))))
+
+
+_REPLACEMENTS: dict[type, Any] = {
+    ps.Exp: _exp,
+    ps.Log: _log,
+    ps.Log1p: _log1p,
+    ps.Expm1: _expm1,
+    ps.Tanh: _tanh,
+    psm.Softplus: lambda x: _softplus(x, _decay(x)),
+    psm.Sigmoid: lambda x: _sigmoid(x, _decay(x)),
+    psm.Log1mexp: _log1mexp,
+}
+
+
+@node_rewriter([Elemwise])
+def _substitute(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
+    """Replace a function whose value is a float64."""
+    replacement = _REPLACEMENTS.get(type(node.op.scalar_op))
+    if replacement is None or node.outputs[0].type.dtype != "float64":
+        return None
+    (x,) = node.inputs
+    return [replacement(x if x.type.dtype == "float64" else _to_float(x))]
+
+
+@node_rewriter([CAReduce])
+def _sum_in_lanes(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
+    """Replace a sum over the last axes.
+
+    PyTensor would make it part of the loop that computes the summands. As the order of a sum is
+    not LLVM's to change, such a loop is not vectorized, and each sum waits for the one before.
+    """
+    (x,) = node.inputs
+    op = node.op
+    if not isinstance(op.scalar_op, ps.Add):
+        return None
+    if {x.type.dtype, node.outputs[0].type.dtype, op.acc_dtype or "float64"} != {"float64"}:
+        return None
+    axes = range(x.type.ndim) if op.axis is None else op.axis
+    n_kept = x.type.ndim - len(axes)
+    if not axes or tuple(axes) != tuple(range(n_kept, x.type.ndim)):
+        return None
+    return [ops.LaneSum(n_kept)(x)]
+
+
+@node_rewriter([Elemwise])
+def _inline(_fgraph: Any, node: Apply[Any]) -> Any:
+    """Have a fused loop's body inlined into the loop if one of the functions is in it."""
+    composite = node.op.scalar_op
+    if type(composite) is not ps.Composite:
+        return None
+    if not any(isinstance(inner.op, ops.VectorizableOp) for inner in composite.fgraph.apply_nodes):
+        return None
+    inner: Any = composite.fgraph
+    inner = inner.unfreeze()
+    to_inline: Any = ops.InlinedComposite
+    inlined = Elemwise(to_inline(inner.inputs, inner.outputs), node.op.inplace_pattern)
+    return inlined(*node.inputs, return_list=True)
+
+
+@node_rewriter([AdvancedIncSubtensor])
+def _store(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
+    """Compute what is added at indices before it is added.
+
+    PyTensor would do both in one loop. As an index may occur twice, that loop is not vectorized.
+    """
+    target, values, *indices = node.inputs
+    producer = values.owner
+    if producer is None or not isinstance(producer.op, Elemwise):
+        return None
+    if not isinstance(producer.op.scalar_op, ops.InlinedComposite | ops.VectorizableOp):
+        return None
+    return [node.op(target, ops.Stored()(values), *indices)]
+
+
+def vectorizing(mode: Mode) -> Mode:
+    """Return a mode whose compiled loops are vectorized.
+
+    Parameters
+    ----------
+    mode
+        A mode of PyTensor. One with another linker than numba's is returned as it is, and so is
+        one of a processor that cannot multiply and add in one step.
+
+    Returns
+    -------
+    Mode
+        The mode with the rewrites that put in the functions of `pymc_mpimap.vectormath`.
+    """
+    if not isinstance(mode.linker, NumbaLinker):
+        return mode
+    if not isinstance(mode.provided_optimizer, RewriteDatabaseQuery):
+        return mode  # Somebody's own rewriter: there is no place in it for others.
+    from pymc_mpimap.vectormath.dispatch import processor_suits  # Numba is slow to import.
+
+    if not processor_suits():
+        return mode
+    before = SequentialGraphRewriter([dfs_rewriter(_substitute), dfs_rewriter(_sum_in_lanes)])
+    before.name = "vectorizable_functions"
+    after = SequentialGraphRewriter([dfs_rewriter(_inline), dfs_rewriter(_store)])
+    after.name = "inlined_composites"
+    vectorizing_mode: Mode = mode.register((before, _BEFORE_FUSION), (after, _AFTER_FUSION))
+    return vectorizing_mode
