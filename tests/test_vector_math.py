@@ -409,3 +409,14 @@ def test_ops_run_in_python_too():
     np.testing.assert_allclose(
         Elemwise(ops.Decay())(pt.as_tensor(-x)).eval(mode="FAST_COMPILE"), np.exp(-x)
     )
+
+
+def test_composites_of_scalars():
+    """PyTensor takes them out of their loops, and calls them in another way."""
+    x = pt.dvector()
+    outputs = [pt.exp(x[0]) * pt.log(x[1]) + pt.tanh(x[0] * x[1]), pt.exp(x[0]) - pt.log1p(x[1])]
+    with pytensor.config.change_flags(mode="NUMBA"):
+        function = quiet_function([x], outputs)
+    assert is_substituted(function)
+    expected = [np.exp(0.5) * np.log(2.0) + np.tanh(1.0), np.exp(0.5) - np.log1p(2.0)]
+    np.testing.assert_allclose(function(np.array([0.5, 2.0])), expected, rtol=1e-15)

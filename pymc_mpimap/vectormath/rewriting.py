@@ -28,6 +28,8 @@ __all__ = ["vectorizing"]
 
 # After PyTensor has simplified and stabilized the graph, and before it fuses loops (49).
 _BEFORE_FUSION, _AFTER_FUSION = 48.5, 49.2
+# After PyTensor has turned loops over one element into operations on scalars.
+_AFTER_SCALARS = 100.5
 _exp, _log, _log1p, _expm1, _tanh = (
     Elemwise(op()) for op in (ops.Exp, ops.Log, ops.Log1p, ops.Expm1, ops.Tanh)
 )
@@ -99,6 +101,16 @@ def _inline(_fgraph: Any, node: Apply[Any]) -> Any:
     return inlined(*node.inputs, return_list=True)
 
 
+@node_rewriter([ops.InlinedComposite])
+def _call(_fgraph: Any, node: Apply[Any]) -> list[Any]:
+    """Leave a body alone that PyTensor has taken out of its loop, for there was one element.
+
+    PyTensor wraps what it calls on scalars in functions that cannot be inlined.
+    """
+    inner: Any = node.op.fgraph.unfreeze()
+    return ps.Composite(inner.inputs, inner.outputs)(*node.inputs, return_list=True)
+
+
 @node_rewriter([AdvancedIncSubtensor])
 def _store(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
     """Compute what is added at indices before it is added.
@@ -140,5 +152,9 @@ def vectorizing(mode: Mode) -> Mode:
     before.name = "vectorizable_functions"
     after = SequentialGraphRewriter([dfs_rewriter(_inline), dfs_rewriter(_store)])
     after.name = "inlined_composites"
-    vectorizing_mode: Mode = mode.register((before, _BEFORE_FUSION), (after, _AFTER_FUSION))
+    scalars = dfs_rewriter(_call)
+    scalars.name = "called_composites"
+    vectorizing_mode: Mode = mode.register(
+        (before, _BEFORE_FUSION), (after, _AFTER_FUSION), (scalars, _AFTER_SCALARS)
+    )
     return vectorizing_mode
