@@ -6,7 +6,7 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any, override
+from typing import Any, Self, override
 from uuid import uuid4
 
 import cloudpickle
@@ -74,18 +74,63 @@ class JobData(ABC):
     digest: bytes
 
     @abstractmethod
-    def owned(self, first: int, last: int) -> JobData:
+    def owned(self, first: int, last: int) -> Self:
         """Return what the owner of the jobs ``first <= job < last`` needs of these data."""
 
     @abstractmethod
     def block(self, first: int, last: int) -> Any:
         """Return the values of the jobs ``first <= job < last``, as a kernel takes them."""
 
+    @abstractmethod
+    def moved(self, first: int, last: int, gained: Sequence[Self]) -> Self:
+        """Return what the owner of other jobs needs: from these data and what it has gained.
+
+        Parameters
+        ----------
+        first, last : int
+            The jobs ``first <= job < last`` that it owns now.
+        gained : sequence of JobData
+            Parts, made by `owned`, with those of these jobs that it did not own before.
+        """
+
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.digest == other.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+
+class JobParts(JobData):
+    """Data of which each rank holds the part of its own jobs.
+
+    Attributes
+    ----------
+    first : int
+        The first job of this part.
+    """
+
+    first = 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many jobs' data these are."""
+
+    @abstractmethod
+    def _joined(self, parts: Sequence[Self]) -> Self:
+        """Return consecutive parts as one."""
+
+    @override
+    def moved(self, first: int, last: int, gained: Sequence[Self]) -> Self:
+        low, high = max(first, self.first), min(last, self.first + len(self))
+        kept = [self.owned(low, high)] if low < high else []
+        parts = sorted([*kept, *gained], key=lambda part: part.first)
+        return self._joined(parts) if parts else self.owned(self.first, self.first)
+
+    def _part(self, first: int) -> Self:
+        """Return an empty part of these data, to be filled."""
+        part = object.__new__(type(self))
+        part.first, part.digest = first, self.digest
+        return part
 
 
 class SharedData(JobData):
@@ -96,15 +141,19 @@ class SharedData(JobData):
         self.digest = array_digest(self.value)
 
     @override
-    def owned(self, first: int, last: int) -> SharedData:
+    def owned(self, first: int, last: int) -> Self:
         return self
 
     @override
     def block(self, first: int, last: int) -> np.ndarray:
         return self.value
 
+    @override
+    def moved(self, first: int, last: int, gained: Sequence[Self]) -> Self:
+        return self
 
-class StackedData(JobData):
+
+class StackedData(JobParts):
     """One row a job.
 
     Parameters
@@ -114,21 +163,30 @@ class StackedData(JobData):
 
     def __init__(self, values: np.ndarray):
         self.values = _frozen(values)
-        self.first = 0
         self.digest = array_digest(self.values)
 
     @override
-    def owned(self, first: int, last: int) -> StackedData:
-        part = object.__new__(StackedData)
-        part.values, part.first, part.digest = self.block(first, last), first, self.digest
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @override
+    def owned(self, first: int, last: int) -> Self:
+        part = self._part(first)
+        part.values = self.block(first, last)
         return part
+
+    @override
+    def _joined(self, parts: Sequence[Self]) -> Self:
+        whole = self._part(parts[0].first)
+        whole.values = np.concatenate([part.values for part in parts])
+        return whole
 
     @override
     def block(self, first: int, last: int) -> np.ndarray:
         return self.values[first - self.first : last - self.first]
 
 
-class PackedData(JobData):
+class PackedData(JobParts):
     """Values whose shapes differ from job to job, packed flat.
 
     Parameters
@@ -140,37 +198,57 @@ class PackedData(JobData):
     def __init__(self, flat: np.ndarray, shapes: np.ndarray):
         self.flat = _frozen(flat)
         self.offsets = packed_offsets(shapes)
-        self.first = 0
         self.digest = array_digest(self.flat, shapes)
 
     @override
-    def owned(self, first: int, last: int) -> PackedData:
-        part = object.__new__(PackedData)
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @override
+    def owned(self, first: int, last: int) -> Self:
+        part = self._part(first)
         low, high = first - self.first, last - self.first
-        part.flat, part.first, part.digest = self.block(first, last), first, self.digest
+        part.flat = self.block(first, last)
         part.offsets = self.offsets[low : high + 1] - self.offsets[low]
         return part
+
+    @override
+    def _joined(self, parts: Sequence[Self]) -> Self:
+        whole = self._part(parts[0].first)
+        whole.flat = np.concatenate([part.flat for part in parts])
+        sizes = np.concatenate([np.diff(part.offsets) for part in parts])
+        whole.offsets = np.concatenate([[0], np.cumsum(sizes)])
+        return whole
 
     @override
     def block(self, first: int, last: int) -> np.ndarray:
         return self.flat[self.offsets[first - self.first] : self.offsets[last - self.first]]
 
 
-class ObjectData(JobData):
+class ObjectData(JobParts):
     """Any picklable object a job, for numeric jobs."""
 
     def __init__(self, items: Sequence[Any]):
         pickled = _pickled(tuple(items))
         # An own copy: what the caller does to the objects later must not depend on the rank.
         self.items: tuple[Any, ...] = tuple(items) if pickled is None else pickle.loads(pickled)
-        self.first = 0
         self.digest = uuid4().bytes if pickled is None else _digest(pickled)
 
     @override
-    def owned(self, first: int, last: int) -> ObjectData:
-        part = object.__new__(ObjectData)
-        part.items, part.first, part.digest = self.block(first, last), first, self.digest
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @override
+    def owned(self, first: int, last: int) -> Self:
+        part = self._part(first)
+        part.items = self.block(first, last)
         return part
+
+    @override
+    def _joined(self, parts: Sequence[Self]) -> Self:
+        whole = self._part(parts[0].first)
+        whole.items = tuple(item for part in parts for item in part.items)
+        return whole
 
     @override
     def block(self, first: int, last: int) -> tuple[Any, ...]:
@@ -265,7 +343,11 @@ class LocalData(JobData):
         self.digest = object_digest((source.digest, leaf, structure, shapes, str(kind)))
 
     @override
-    def owned(self, first: int, last: int) -> LocalData:
+    def owned(self, first: int, last: int) -> Self:
+        return self
+
+    @override
+    def moved(self, first: int, last: int, gained: Sequence[Self]) -> Self:
         return self
 
     @override

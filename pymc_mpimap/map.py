@@ -80,6 +80,21 @@ class Map:
         data = tuple(None if held is None else held.owned(first, last) for held in self.data)
         return replace(self, data=data)
 
+    def moved(self, first: int, last: int, gained: Sequence[Sequence[JobData | None]]) -> Map:
+        """Return the map for the owner of other jobs than before, see `JobData.moved`.
+
+        Parameters
+        ----------
+        gained : sequence of sequence of JobData
+            The `data` of the map as the owners of jobs that are new to this one need it.
+        """
+        columns = zip(*gained, strict=True) if gained else [()] * len(self.data)
+        data = tuple(
+            None if held is None else held.moved(first, last, [d for d in column if d is not None])
+            for held, column in zip(self.data, columns, strict=True)
+        )
+        return replace(self, data=data)
+
     def derived(self, job: Job) -> Map:
         """Return the map of a pullback or pushforward of the job: more inputs, same data."""
         extra = len(job.inputs) - len(self.data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,15 @@ from pytensor.configdefaults import config
 
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.assembly import Assembly, assembly
-from pymc_mpimap.pool.balance import even_cuts
+from pymc_mpimap.pool.balance import Balance
+from pymc_mpimap.pool.line import Line
 from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.protocol import (
-    HEADER,
     SMALL,
-    Command,
     Define,
     Packing,
-    Parts,
-    new_buffer,
+    Transfer,
     same_bytes,
 )
 from pymc_mpimap.pool.share import Share, output_shapes
@@ -31,59 +30,11 @@ from pymc_mpimap.signature import packed_offsets
 
 __all__ = ["Assignment"]
 
+_LEAST_GAIN = 5e3
+"""Nanoseconds an evaluation, below which cut points are not moved."""
 
-class Line:
-    """What goes to one worker for a program, and where its answer is found.
-
-    Parameters
-    ----------
-    link : Link
-    number : int
-        What the worker calls the program.
-    parts : sequence of array
-        The worker's parts of the inputs as they are held here.
-
-    Attributes
-    ----------
-    answer : array of uint8
-        Where the answer is looked for; another one than the link's after it made more room.
-    """
-
-    def __init__(self, link: Link, number: int, parts: Sequence[np.ndarray]):
-        self.link = link
-        self._parts = parts
-        self.layout: Parts = tuple((part.dtype.str, part.shape) for part in parts)
-        self._packing = Packing(self.layout, len(parts))
-        self._buffer = new_buffer(self._packing.nbytes)
-        self._header = self._buffer[: 8 * HEADER].view(np.int64)
-        self._header[:] = 0
-        self._header[0], self._header[2] = Command.EVALUATE, number
-        self._flags = self._buffer[8 * HEADER : 8 * HEADER + len(parts)]
-        self._messages: dict[tuple[int, ...], tuple[np.ndarray, Any, list[Any]]] = {}
-        self._flagged: tuple[int, ...] | None = None
-        self.answer = link.answer
-
-    def send(self, evaluation: int, changed: tuple[int, ...]) -> None:
-        """Send these of the inputs."""
-        message = self._messages.get(changed)
-        if message is None:
-            message = self._messages[changed] = self._message(changed)
-        flags, request, pairs = message
-        self._header[1] = evaluation
-        if changed != self._flagged:
-            self._flagged = None  # if it is interrupted
-            self._flags[:] = flags
-            self._flagged = changed
-        for place, part in pairs:
-            place[...] = part
-        self.link.start(request)
-
-    def _message(self, changed: tuple[int, ...]) -> tuple[np.ndarray, Any, list[Any]]:
-        flags = np.zeros(len(self._parts), dtype=np.uint8)
-        flags[list(changed)] = 1
-        places, size = self._packing.views(self._buffer, changed)
-        pairs = [(place, self._parts[i]) for i, place in zip(changed, places, strict=True)]
-        return flags, self.link.message(self._buffer[:size]), pairs
+_MOVING = 2e6
+"""Nanoseconds that a move takes, about: definitions, buffers and the data of some jobs."""
 
 
 class Assignment:
@@ -103,33 +54,25 @@ class Assignment:
         Of the ranks that have something to do, set by `prepare`.
     works : list of Work
         This rank's own part of each map.
-    assemblies : list of callable
-        What gives each map's outputs when all answers are there.
+    look_at, ask_at : int
+        When the balance is looked at, or costs are asked for, at the earliest.
     """
 
     def __init__(self, number: int, program: Program, links: Sequence[Link]):
         self.number, self.program, self._links = number, program, links
-        ranks = len(links) + 1
-        cuts = [even_cuts(m.blocks.count, ranks) for m in program.maps]
-        self.shares = [
-            [Share(m, own[rank], own[rank + 1], rank) for rank in range(ranks)]
-            for m, own in zip(program.maps, cuts, strict=True)
-        ]
-        for shares in self.shares:
-            own = shares[0]
-            own.map = own.map.owned(own.first, own.last)
-        by_jobs = {
-            (m.n_jobs, m.grain_size): [(share.first, share.last) for share in shares]
-            for m, shares in zip(program.maps, self.shares, strict=True)
-        }
+        self._shape_moves = program.shape_moves
         self.positions = [move.position for move in program.moves]
-        self._job_runs = [by_jobs[move.jobs] if move.jobs else None for move in program.moves]
-        self.working = [
-            link
-            for link in links
-            if any(shares[link.rank].low < shares[link.rank].high for shares in self.shares)
-        ]
-        self.defined = False
+        # Maps of the same jobs share inputs by job, and so their cut points.
+        self._balances = {
+            (m.n_jobs, m.grain_size): Balance(
+                m.blocks.count, len(links) + 1, absolute_gain=_LEAST_GAIN
+            )
+            for m in program.maps
+        }
+        self.shares: list[list[Share]] = []
+        self._deal()
+        self._defined: set[int] = set()
+        self.look_at = self.ask_at = 0
         self.in_force = False
         self._shapes: list[tuple[int, ...]] = []
         self._held: list[np.ndarray] = []
@@ -138,7 +81,71 @@ class Assignment:
         self._offsets: dict[int, np.ndarray] = {}
         self.lines: list[Line] = []
         self.works: list[Work] = []
-        self.assemblies: list[Assembly] = []
+        self._assemblies: list[Assembly] = []
+
+    def _deal(self) -> None:
+        """Give each rank its run of each map's blocks."""
+        self.shares = []
+        for m in self.program.maps:
+            cuts = self._balances[m.n_jobs, m.grain_size].cuts
+            runs = enumerate(pairwise(cuts))
+            shares = [Share(m, low, high, rank) for rank, (low, high) in runs]
+            own = shares[0]
+            own.map = m.owned(own.first, own.last)
+            self.shares.append(shares)
+        by_jobs = {
+            (m.n_jobs, m.grain_size): [(share.first, share.last) for share in shares]
+            for m, shares in zip(self.program.maps, self.shares, strict=True)
+        }
+        self._job_runs = [by_jobs[move.jobs] if move.jobs else None for move in self.program.moves]
+        self.working = [
+            link
+            for link in self._links
+            if any(shares[link.rank].low < shares[link.rank].high for shares in self.shares)
+        ]
+        self.in_force = False
+
+    def wants_costs(self, busy: Sequence[int], overhead: float) -> bool:
+        """Note an evaluation, and say whether `rebalance` is to be told what the blocks cost."""
+        wanted = [balance.wants_costs(busy, overhead) for balance in self._balances.values()]
+        return any(wanted)
+
+    def rebalance(self, costs: Sequence[np.ndarray]) -> list[tuple[Link, Define | Transfer]]:
+        """Move the cut points where that pays; return what the ranks must be told of it.
+
+        Parameters
+        ----------
+        costs : sequence of array
+            For each map, the nanoseconds that each of its blocks took.
+        """
+        moved = False
+        for key, balance in self._balances.items():
+            own = [
+                cost
+                for m, cost in zip(self.program.maps, costs, strict=True)
+                if (m.n_jobs, m.grain_size) == key
+            ]
+            moved |= balance.propose(np.sum(own, axis=0), _MOVING) is not None
+        if not moved:
+            return []
+        before = self.shares
+        self._deal()
+        return self._transfers(before) + self.define()
+
+    def _transfers(self, before: Sequence[Sequence[Share]]) -> list[tuple[Link, Define | Transfer]]:
+        """Return what those ranks must be told that know the program already."""
+        orders: list[tuple[Link, Define | Transfer]] = []
+        for link in self._links:
+            if link.rank not in self._defined:
+                continue
+            pairs = [
+                (old[link.rank], new[link.rank])
+                for old, new in zip(before, self.shares, strict=True)
+            ]
+            runs = tuple((new.low, new.high) for _, new in pairs)
+            gained = tuple(_gained(old, new) for old, new in pairs)
+            orders.append((link, Transfer(self.number, runs, gained)))
+        return orders
 
     def prepare(self, values: Sequence[np.ndarray]) -> None:
         """Hold these inputs, and prepare all that depends on their shapes.
@@ -183,7 +190,10 @@ class Assignment:
         return (
             self.in_force
             and [value.shape for value in values] == self._shapes
-            and all(same_bytes(values[i], self._held[i]) for i in self.program.shape_moves)
+            and (
+                not self._shape_moves
+                or all(same_bytes(values[i], self._held[i]) for i in self._shape_moves)
+            )
         )
 
     def send(self, evaluation: int, values: Sequence[np.ndarray]) -> None:
@@ -222,10 +232,19 @@ class Assignment:
 
     def send_all(self, evaluation: int) -> None:
         """Send each working rank its part of all inputs, as held."""
-        everything = tuple(range(len(self._held)))
         for line in self.lines:
-            line.send(evaluation, everything)
+            line.send(evaluation, self.everything)
         self.in_force = True
+
+    @property
+    def everything(self) -> tuple[int, ...]:
+        """All inputs, as `Line.send` takes them."""
+        return tuple(range(len(self._held)))
+
+    def leaders(self, hosts: Sequence[str]) -> list[Line]:
+        """Return the first of the working ranks of each host but this one."""
+        first = {hosts[line.link.rank]: line for line in reversed(self.lines)}
+        return [line for host, line in first.items() if host != hosts[0]]
 
     def expect(self) -> None:
         """Find the answers where the links will receive them; nothing may be under way."""
@@ -239,10 +258,21 @@ class Assignment:
             rest = iter(views)
             for column, m in zip(results, self.program.maps, strict=True):
                 column.append([next(rest) for _ in m.job.outputs])
-        self.assemblies = [
+        self._assemblies = [
             assembly(m, [shares[rank] for rank in working], column)
             for m, shares, column in zip(self.program.maps, self.shares, results, strict=True)
         ]
+
+    def assemble(self) -> list[np.ndarray]:
+        """Return the outputs, when all answers have arrived."""
+        for line in self.lines:
+            if line.answer is not line.link.answer:
+                self.expect()
+                break
+        outputs: list[np.ndarray] = []
+        for assemble in self._assemblies:
+            outputs += assemble()
+        return outputs
 
     def _packing(self, rank: int) -> Packing:
         """Return how a worker's answer is packed."""
@@ -261,16 +291,42 @@ class Assignment:
             ]
         return Packing(parts)
 
-    def define(self) -> list[tuple[Link, Define]]:
-        """Return what each working rank needs to know: the program and the data of its jobs."""
-        orders = []
-        for link in self.working:
+    def define(self, links: Sequence[Link] | None = None) -> list[tuple[Link, Define | Transfer]]:
+        """Return what each rank that begins to work needs: the program and its jobs' data.
+
+        Parameters
+        ----------
+        links : sequence of Link, optional
+            To these ranks; by default to all that have jobs.
+        """
+        orders: list[tuple[Link, Define | Transfer]] = []
+        for link in self.working if links is None else links:
+            if link.rank in self._defined:
+                continue
             mine = [shares[link.rank] for shares in self.shares]
             owned = tuple(share.map.owned(share.first, share.last) for share in mine)
             runs = tuple((share.low, share.high) for share in mine)
             program = replace(self.program, maps=owned)
             orders.append((link, Define(self.number, program, runs, current_settings())))
+            self._defined.add(link.rank)
         return orders
+
+    @property
+    def undefined(self) -> bool:
+        """Whether no rank knows the program yet."""
+        return not self._defined
+
+
+def _gained(old: Share, new: Share) -> tuple[Any, ...]:
+    """Return the data of the jobs that a rank owns now and did not before."""
+    if old.first == old.last:
+        runs = [(new.first, new.last)]
+    else:
+        runs = [
+            (new.first, min(new.last, old.first)),
+            (max(new.first, old.last), new.last),
+        ]
+    return tuple(new.map.owned(first, last).data for first, last in runs if first < last)
 
 
 def current_settings() -> dict[str, Any]:

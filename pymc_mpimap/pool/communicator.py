@@ -17,7 +17,8 @@ import pytensor
 
 from pymc_mpimap.errors import PoolError
 from pymc_mpimap.pool.controller import Controller
-from pymc_mpimap.pool.wait import Patience, wait_until
+from pymc_mpimap.pool.doorbell import Doorbell
+from pymc_mpimap.pool.wait import SPIN, Patience, wait_until
 from pymc_mpimap.version import __version__
 
 __all__ = ["Crew", "join"]
@@ -45,9 +46,14 @@ class Crew:
     comm: Any
     hosts: tuple[str, ...]
     cores: tuple[frozenset[int], ...]
+    bell: Doorbell | None = None
     left: bool = False
     exit_code: int = 1
     _controller: Controller | None = field(default=None, repr=False)
+
+    def patience(self, spin: float = SPIN) -> Patience:
+        """Return how to wait for the other ranks."""
+        return Patience(spin, self.bell)
 
     def controller(self, patience: Patience) -> Controller:
         """Return the controller's end of the lines, made once: workers know its programs."""
@@ -91,7 +97,10 @@ def join(comm: Any, timeout: float) -> Crew:
         # end them all.
         atexit.register(base.Abort, 1)
         raise
-    crew = Crew(base, base.Dup(), hosts, cores)
+    comm = base.Dup()
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    crew = Crew(base, comm, hosts, cores, Doorbell.hang(node, comm.rank, comm.size))
+    node.Free()
     _crews.append(crew)
     _end_together(crew, MPI.Finalize)
     for name in list(os.environ):
@@ -198,7 +207,7 @@ def _end_together(crew: Crew, finalize: Callable[[], None]) -> None:
         if os.getpid() == pid and not crew.left:
             crew.left = True
             # A worker that was not told to leave ends the others with it.
-            if crew.comm.rank > 0 or not crew.controller(Patience()).stop(STOP_TIMEOUT):
+            if crew.comm.rank > 0 or not crew.controller(crew.patience()).stop(STOP_TIMEOUT):
                 _abort(crew, crew.exit_code)
 
     def on_signal(number: int, _frame: Any) -> None:

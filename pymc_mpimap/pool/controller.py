@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from time import perf_counter_ns
@@ -13,14 +14,21 @@ from pytensor.configdefaults import config
 from pymc_mpimap.errors import JobError, JobFailure
 from pymc_mpimap.pool.assignment import Assignment
 from pymc_mpimap.pool.interrupts import Uninterrupted
-from pymc_mpimap.pool.link import Link
+from pymc_mpimap.pool.line import Line
+from pymc_mpimap.pool.link import Answer, Link
 from pymc_mpimap.pool.program import Program
-from pymc_mpimap.pool.protocol import Layout, Status
+from pymc_mpimap.pool.protocol import Command, Layout, Status
 from pymc_mpimap.pool.report import Recorder
 from pymc_mpimap.pool.wait import Patience
 from pymc_mpimap.tally import TALLY
 
 __all__ = ["Controller"]
+
+_BETWEEN_LOOKS = 50_000
+"""Nanoseconds between two looks at the balance, each of which takes one microsecond."""
+
+_PATIENCE = 100
+"""How many times longer than it took to ask for costs, and to move jobs, it is not done again."""
 
 
 class Controller:
@@ -40,6 +48,8 @@ class Controller:
         self.links = [Link(comm, rank, patience) for rank in range(1, len(hosts))]
         self._assignments: dict[tuple[Program, str], Assignment] = {}
         self._evaluation = 0
+        # The nanoseconds that workers lose, compared with rank 0, to the messages.
+        self._loss = math.inf
 
     def evaluate(
         self, program: Program, inputs: Sequence[np.ndarray], recorder: Recorder
@@ -55,12 +65,13 @@ class Controller:
         values = [inputs[position] for position in assignment.positions]
         for link in assignment.working:
             link.settle()
-        evaluation = self._evaluation = self._evaluation + 1
         if assignment.fits(values):
+            evaluation = self._evaluation = self._evaluation + 1
             assignment.send(evaluation, values)
         else:
             program.check(inputs)
             self._lay_out(assignment, values, recorder)
+            evaluation = self._evaluation = self._evaluation + 1
             assignment.send_all(evaluation)
         return self._finish(assignment, evaluation, recorder)
 
@@ -78,50 +89,98 @@ class Controller:
         except JobError as error:
             failed.append(error)
         busy[0] = perf_counter_ns() - begun
-        moved = False
+        slowest = 0
         for line in assignment.lines:
-            answer = line.link.collect(evaluation)
-            assert answer is not None  # Without a time limit, there is one.
+            answer = self._collect(line, evaluation, recorder)
             busy[line.link.rank] = answer.spent
-            moved |= line.answer is not line.link.answer
-            if answer.counts is not None:
-                recorder.counted(answer.counts)
+            slowest = max(slowest, answer.spent)
             if answer.status == Status.FAILED:
-                failed.append(JobError(answer.failures[0]))
+                failed.append(JobError(answer.payload[0]))
             else:
-                failures += answer.failures
+                failures += answer.payload
         if failed:
             raise min(failed, key=lambda error: error.failure.job)
-        if moved:
-            assignment.expect()
-        outputs: list[np.ndarray] = []
-        for assemble in assignment.assemblies:
-            outputs += assemble()
+        outputs = assignment.assemble()
         if failures:
             recorder.rejected(failures)
         recorder.evaluated(busy)
+        if assignment.lines:
+            now = perf_counter_ns()
+            # Longer where rank 0 itself was slower: hence the least of late.
+            self._loss = max(0.0, min(1.01 * self._loss + 10, now - begun - slowest))
+            if now >= assignment.look_at:
+                assignment.look_at = now + _BETWEEN_LOOKS
+                self._look(assignment, busy, recorder)
         return outputs
+
+    @staticmethod
+    def _collect(line: Line, evaluation: int, recorder: Recorder) -> Answer:
+        answer = line.link.collect(evaluation)
+        assert answer is not None  # Without a time limit, there is one.
+        if answer.counts is not None:
+            recorder.counted(answer.counts)
+        return answer
+
+    def _look(self, assignment: Assignment, busy: Sequence[int], recorder: Recorder) -> None:
+        """Rebalance if it is time to."""
+        begun = perf_counter_ns()
+        if assignment.wants_costs(busy, -self._loss) and begun >= assignment.ask_at:
+            self._rebalance(assignment, recorder)
+            ended = perf_counter_ns()
+            assignment.ask_at = ended + _PATIENCE * (ended - begun)
+
+    def _rebalance(self, assignment: Assignment, recorder: Recorder) -> None:
+        """Ask all ranks what their blocks cost, and move blocks between them where that pays."""
+        evaluation = self._evaluation = self._evaluation + 1
+        for line in assignment.lines:
+            line.link.settle()
+            line.link.ask(Command.COSTS, evaluation, assignment.number)
+        costs = [[work.costs()] for work in assignment.works]
+        for line in assignment.lines:
+            answer = self._collect(line, evaluation, recorder)
+            for column, own in zip(costs, answer.payload, strict=True):
+                column.append(own)
+        with Uninterrupted():
+            for link, order in assignment.rebalance([np.concatenate(column) for column in costs]):
+                link.settle()
+                link.order(assignment.number, order)
 
     def _lay_out(
         self, assignment: Assignment, values: Sequence[np.ndarray], recorder: Recorder
     ) -> None:
         """Agree with the workers on the shapes of all that will be sent, either way."""
         assignment.prepare(values)
-        if assignment.working and not assignment.defined:
-            # Compile before the others do, which then find the code in PyTensor's cache. What is
-            # done to compile is no evaluation, and is not counted.
-            counted = TALLY.copy()
-            for work in assignment.works:
-                work.warm()
-            recorder.counted(counted - TALLY)
+        if assignment.working and assignment.undefined:
+            self._compile(assignment, recorder)
         with Uninterrupted():
-            if not assignment.defined:
-                for link, definition in assignment.define():
-                    link.order(assignment.number, definition)
-                assignment.defined = True
-            for line in assignment.lines:
-                line.link.order(assignment.number, Layout(assignment.number, line.layout))
+            for link, definition in assignment.define():
+                link.order(assignment.number, definition)
+            self._announce(assignment, assignment.lines)
             assignment.expect()
+
+    @staticmethod
+    def _announce(assignment: Assignment, lines: Sequence[Line]) -> None:
+        for line in lines:
+            line.link.order(assignment.number, Layout(assignment.number, line.layout))
+
+    def _compile(self, assignment: Assignment, recorder: Recorder) -> None:
+        """Compile on one rank of each host; the others then find the code in PyTensor's cache."""
+        leaders = assignment.leaders(self.hosts)
+        with Uninterrupted():
+            for link, definition in assignment.define([line.link for line in leaders]):
+                link.order(assignment.number, definition)
+            self._announce(assignment, leaders)
+        evaluation = self._evaluation = self._evaluation + 1
+        for line in leaders:
+            line.send(evaluation, assignment.everything, Command.COMPILE)
+        # What is done to compile is no evaluation, and is not counted.
+        counted = TALLY.copy()
+        for work in assignment.works:
+            work.warm()
+        recorder.counted(counted - TALLY)
+        for line in leaders:
+            self._collect(line, evaluation, recorder)
+            line.link.settle()
 
     def stop(self, timeout: float) -> bool:
         """Tell all workers to stop; say whether all of them answered in time."""
@@ -135,5 +194,5 @@ class Controller:
         with Uninterrupted():
             self._evaluation += 1
             for link in self.links:
-                link.stop(self._evaluation)
+                link.ask(Command.STOP, self._evaluation)
         return all(link.collect(self._evaluation, left()) is not None for link in self.links)

@@ -8,7 +8,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from pymc_mpimap.errors import JobFailure, PoolError
+from pymc_mpimap.errors import PoolError
 from pymc_mpimap.pool.interrupts import Uninterrupted
 from pymc_mpimap.pool.protocol import (
     DOWN,
@@ -18,6 +18,7 @@ from pymc_mpimap.pool.protocol import (
     Command,
     Define,
     Layout,
+    Transfer,
     new_buffer,
 )
 from pymc_mpimap.pool.wait import Patience, wait_until
@@ -28,11 +29,11 @@ __all__ = ["Answer", "Link"]
 class Answer:
     """What a worker said, besides the outputs: they stay in the link's buffer."""
 
-    __slots__ = ("counts", "failures", "spent", "status")
+    __slots__ = ("counts", "payload", "spent", "status")
 
-    def __init__(self, status: int, spent: int, counts: Any, failures: list[JobFailure]):
+    def __init__(self, status: int, spent: int, counts: Any, payload: list[Any]):
         self.status, self.spent = status, spent
-        self.counts, self.failures = counts, failures
+        self.counts, self.payload = counts, payload
 
 
 class Link:
@@ -49,10 +50,12 @@ class Link:
 
     def __init__(self, comm: Any, rank: int, patience: Patience):
         self.comm, self.rank, self.patience = comm, rank, patience
+        self._bell = patience.bell_for(rank)
         self._sending: Any = None
         self._receiving = False
         self._orders = new_buffer(8 * HEADER)
         self._order_header = self._orders.view(np.int64)
+        self._asking = self.message(self._orders)
         self._answer_into(new_buffer(8 * HEADER))
 
     def _answer_into(self, buffer: np.ndarray) -> None:
@@ -78,7 +81,7 @@ class Link:
             Whether that was so in time.
         """
         if self._receiving:
-            if not wait_until(self._receive.Test, self.patience, timeout):
+            if not wait_until(self._receive.Test, self.patience, timeout, self._bell):
                 return False
             self._payload()
             self._receiving = False
@@ -94,22 +97,26 @@ class Link:
         message.Start()
         self._receiving = True
         self._receive.Start()
+        if self._bell is not None:
+            self._bell.ring(self.rank)
 
-    def order(self, number: int, order: Define | Layout) -> None:
-        """Send a definition or a layout: not on the hot path, and not to be interrupted."""
+    def order(self, number: int, order: Define | Layout | Transfer) -> None:
+        """Send what is not on the hot path. It must not be interrupted."""
         payload = np.frombuffer(cloudpickle.dumps(order, protocol=5), np.uint8)
         self._order_header[:4] = (Command.CONTROL, 0, number, len(payload))
         requests = [
             self.comm.Isend(self._orders, dest=self.rank, tag=DOWN),
             self.comm.Isend(payload, dest=self.rank, tag=PAYLOAD),
         ]
+        if self._bell is not None:
+            self._bell.ring(self.rank)
         for request in requests:
             wait_until(request.Test, self.patience)
 
-    def stop(self, evaluation: int) -> None:
-        """Tell the worker to stop: answered like an evaluation."""
-        self._order_header[:4] = (Command.STOP, evaluation, 0, 0)
-        self.start(self.message(self._orders))
+    def ask(self, command: Command, evaluation: int, number: int = 0) -> None:
+        """Send a command that is answered like an evaluation. The link must be settled."""
+        self._order_header[:4] = (command, evaluation, number, 0)
+        self.start(self._asking)
 
     def collect(self, evaluation: int, timeout: float | None = None) -> Answer | None:
         """Wait for the answer to an evaluation; None if out of time.
@@ -118,7 +125,7 @@ class Link:
         """
         while True:
             if not self._receive.Test() and not wait_until(
-                self._receive.Test, self.patience, timeout
+                self._receive.Test, self.patience, timeout, self._bell
             ):
                 return None
             number, status, spent, size, solves = self._header[:5].tolist()
@@ -127,16 +134,16 @@ class Link:
             # The answer to an evaluation that was interrupted before it could be expected.
             self._payload()
             self._receive.Start()
-        failures = self._payload() if size else []
+        payload = self._payload() if size else []
         self._receiving = False
         if number > evaluation:
             raise PoolError(
                 f"rank {self.rank} answered evaluation {number} where {evaluation} was asked for; "
                 "please report this"
             )
-        return Answer(status, spent, self._header[4:] if solves else None, failures)
+        return Answer(status, spent, self._header[4:] if solves else None, payload)
 
-    def _payload(self) -> list[JobFailure]:
+    def _payload(self) -> list[Any]:
         """Receive what follows an answer, once."""
         with Uninterrupted():
             size = int(self._header[3])
@@ -146,5 +153,5 @@ class Link:
             request = self.comm.Irecv(payload, source=self.rank, tag=PAYLOAD)
             wait_until(request.Test, self.patience)
             self._header[3] = 0
-        failures: list[JobFailure] = pickle.loads(payload.tobytes())
-        return failures
+        said: list[Any] = pickle.loads(payload.tobytes())
+        return said

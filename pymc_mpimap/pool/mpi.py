@@ -20,7 +20,7 @@ from pymc_mpimap.pool.launch import POOL_OWNER, under_launcher
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.report import PoolReport, Recorder
 from pymc_mpimap.pool.threads import one_thread_each, report_oversubscription
-from pymc_mpimap.pool.wait import Patience
+from pymc_mpimap.pool.wait import SPIN, Patience
 from pymc_mpimap.pool.worker import serve
 
 __all__ = ["MPIPool"]
@@ -37,8 +37,9 @@ class MPIPool(Pool):
     comm : mpi4py.MPI.Comm, optional
         The ranks to use, by default all; a duplicate is made. All of its ranks must enter.
     spin : float
-        Seconds that a waiting rank keeps asking before it begins to sleep: longer answers
-        faster after a pause of the sampler, shorter leaves the cores to others.
+        Seconds that a waiting rank keeps asking before it falls asleep, to be woken on the same
+        host and to look up from time to time elsewhere: longer answers faster after a pause of
+        the sampler, shorter leaves the cores to others.
     threads : int or None
         How many threads BLAS and OpenMP may use on each rank; None leaves them alone, as does an
         environment variable such as OMP_NUM_THREADS.
@@ -72,12 +73,12 @@ class MPIPool(Pool):
         self,
         comm: Any = None,
         *,
-        spin: float = 1e-3,
+        spin: float = SPIN,
         threads: int | None = 1,
         start_timeout: float = 120.0,
     ):
         self._comm = comm
-        self._patience = Patience(spin)
+        self._spin = spin
         self._threads = threads
         self._start_timeout = start_timeout
         self._lock = threading.RLock()
@@ -101,23 +102,22 @@ class MPIPool(Pool):
         if self._controller is not None:
             raise PoolError("this MPIPool was entered already; make another one")
         self._restore_threads = one_thread_each(self._threads)
-        comm: Any = None
         hosts: tuple[str, ...] = (socket.gethostname(),)
+        controller: Controller | None = None
         if self._comm is not None or under_launcher():
             from pymc_mpimap.pool.communicator import join
 
             crew = join(self._comm, self._start_timeout)
+            patience = crew.patience(self._spin)
             if crew.comm.rank > 0:
-                serve(crew.comm, self._patience)
+                serve(crew.comm, patience)
                 crew.leave()
                 sys.exit(0)
-            comm, hosts = crew.comm, crew.hosts
+            hosts, controller = crew.hosts, crew.controller(patience)
             report_oversubscription(crew.hosts, crew.cores)
         self._pid = os.getpid()
         os.environ[POOL_OWNER] = str(self._pid)
-        self._controller = (
-            crew.controller(self._patience) if comm else Controller(None, hosts, self._patience)
-        )
+        self._controller = controller or Controller(None, hosts, Patience())
         self._recorder = Recorder(hosts)
         return super().__enter__()
 

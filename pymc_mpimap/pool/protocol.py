@@ -12,8 +12,8 @@ Up, from a worker::
     what compiled code has counted, see tally; nothing was counted if the first is 0
     outputs                                   each aligned to eight bytes
 
-A payload is a pickled object that follows in a message of its own: definitions, layouts and
-failures, none of them on the hot path. Both sides know all shapes beforehand.
+A payload is a pickled object that follows in a message of its own: definitions, layouts, transfers
+of jobs, costs and failures, none of them on the hot path. Both sides know all shapes beforehand.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ __all__ = [
     "Packing",
     "Parts",
     "Status",
+    "Transfer",
     "new_buffer",
     "same_bytes",
 ]
@@ -56,6 +57,8 @@ class Command(IntEnum):
     EVALUATE = 1
     CONTROL = 2
     STOP = 3
+    COSTS = 4
+    COMPILE = 5
 
 
 class Status(IntEnum):
@@ -89,6 +92,24 @@ class Define:
 
 Parts = tuple[tuple[str, tuple[int, ...]], ...]
 """The dtypes and shapes of arrays."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Control: the receiver works on other jobs from now on.
+
+    Attributes
+    ----------
+    number : int
+    runs : tuple of (int, int)
+        For each map, the receiver's new run of blocks.
+    gained : tuple of tuple
+        For each map, the data of jobs that are new to the receiver: one tuple a run of jobs.
+    """
+
+    number: int
+    runs: tuple[tuple[int, int], ...]
+    gained: tuple[tuple[Any, ...], ...]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,12 @@ import os
 import time
 from collections.abc import Callable
 
-__all__ = ["Patience", "wait_until"]
+from pymc_mpimap.pool.doorbell import Doorbell
+
+__all__ = ["SPIN", "Patience", "wait_until"]
+
+SPIN = 10e-3
+"""Seconds: longer than a sampler's own work between two gradients, see docs/performance.md."""
 
 
 class Patience:
@@ -16,29 +21,43 @@ class Patience:
     ----------
     spin : float
         Seconds to keep asking, giving the core to others in between (more ranks than cores
-        would else hinder each other).
-    longest_sleep : float
-        After that, sleeps grow from 50 us to this many seconds; an idle rank then needs less
-        than one percent of a core.
+        would else hinder each other). After that, sleep.
+    bell : Doorbell, optional
+        What wakes this rank and others of its host. Without it, sleeps grow from 50 us to 2 ms.
     """
 
-    def __init__(self, spin: float = 1e-3, longest_sleep: float = 2e-3):
-        self.spin, self.longest_sleep = spin, longest_sleep
+    def __init__(self, spin: float = SPIN, bell: Doorbell | None = None):
+        self.spin, self.bell = spin, bell
+
+    def bell_for(self, rank: int) -> Doorbell | None:
+        """Return what wakes this rank when that one sends something, and the other way round."""
+        return self.bell if self.bell is not None and self.bell.reaches(rank) else None
 
 
 _FIRST_SLEEP = 50e-6
 _GROWTH = 1.5
+_LONGEST_SLEEP = 2e-3
+_LONGEST_NAP = 50e-3
+"""Seconds: where a bell wakes. Only if the bell fails is it waited so long."""
 
 
-def wait_until(done: Callable[[], bool], patience: Patience, timeout: float | None = None) -> bool:
+def wait_until(
+    done: Callable[[], bool],
+    patience: Patience,
+    timeout: float | None = None,
+    bell: Doorbell | None = None,
+) -> bool:
     """Wait until `done` says so.
 
     Parameters
     ----------
     done : callable
         Asked again and again; cheap. Signals such as Ctrl-C are handled between two questions.
+    patience : Patience
     timeout : float, optional
         Seconds after which to give up.
+    bell : Doorbell, optional
+        Rings when what is waited for is on its way. It may need more questions until it is done.
 
     Returns
     -------
@@ -47,15 +66,43 @@ def wait_until(done: Callable[[], bool], patience: Patience, timeout: float | No
     """
     if done():
         return True
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < patience.spin:
+    deadline = None if timeout is None else time.perf_counter() + timeout
+    while True:
+        spin_until = time.perf_counter() + patience.spin
+        while time.perf_counter() < spin_until:
+            if done():
+                return True
+            os.sched_yield()
+        if bell is None:
+            return _wait_asleep(done, deadline)
+        bell.asleep(True)
+        try:
+            if not _wait_for_bell(done, deadline, bell):
+                return False
+        finally:
+            bell.asleep(False)
         if done():
             return True
-        os.sched_yield()
+
+
+def _wait_asleep(done: Callable[[], bool], deadline: float | None) -> bool:
     sleep = _FIRST_SLEEP
     while not done():
-        if timeout is not None and time.perf_counter() - begun > timeout:
+        if deadline is not None and time.perf_counter() > deadline:
             return False
         time.sleep(sleep)
-        sleep = min(sleep * _GROWTH, patience.longest_sleep)
+        sleep = min(sleep * _GROWTH, _LONGEST_SLEEP)
+    return True
+
+
+def _wait_for_bell(done: Callable[[], bool], deadline: float | None, bell: Doorbell) -> bool:
+    """Sleep until the bell rings or all is done; say whether that was in time."""
+    while not done():
+        nap = _LONGEST_NAP
+        if deadline is not None:
+            nap = min(nap, deadline - time.perf_counter())
+            if nap <= 0:
+                return False
+        if bell.sleep(nap):
+            break
     return True

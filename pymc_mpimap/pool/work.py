@@ -74,8 +74,6 @@ class Work:
     outputs : list of array
         For each output of the job: a per-job one for the share's own jobs; for a shared one the
         sums of the share's subtrees, shape ``(n_subtrees, ...)``.
-    spent : list of int
-        For each block, the nanoseconds spent on it since the beginning.
     """
 
     def __init__(
@@ -86,8 +84,9 @@ class Work:
         if outputs is None:
             outputs = [np.empty(shape, dtype) for dtype, shape in share.outputs(inputs)]
         self.outputs = list(outputs)
-        self.spent = [0] * (share.high - share.low)
-        self._thunks: list[Thunk | None] = [None] * len(self.spent)
+        self._spent = [0] * (share.high - share.low)
+        self._evaluations = 0
+        self._thunks: list[Thunk | None] = [None] * len(self._spent)
         self._stores: list[tuple[Store, ...]] = list(
             zip(*(self._stored(k) for k in range(len(self.outputs))), strict=True)
         )
@@ -123,6 +122,12 @@ class Work:
         self._complete[position] = value
         self._thunks = [None] * len(self._thunks)
 
+    def costs(self) -> np.ndarray:
+        """Return the nanoseconds that each block took on average since this was asked last."""
+        evaluations, self._evaluations = self._evaluations, 0
+        spent, self._spent = self._spent, [0] * len(self._spent)
+        return np.array(spent) / evaluations if evaluations else np.full(len(spent), np.nan)
+
     def warm(self) -> None:
         """Compile what the first evaluation would: one block, its result thrown away."""
         if self._thunks and self.share.map.job.cheap:
@@ -146,7 +151,8 @@ class Work:
             If a job raised and the map says ``on_error="raise"``.
         """
         failures: list[JobFailure] = []
-        spent, thunks = self.spent, self._thunks
+        spent, thunks = self._spent, self._thunks
+        self._evaluations += 1
         outside, _state.frame = getattr(_state, "frame", None), inspect.currentframe()
         try:
             begun = perf_counter_ns()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import socket
 import traceback
@@ -23,6 +24,7 @@ from pymc_mpimap.pool.protocol import (
     Layout,
     Packing,
     Status,
+    Transfer,
     new_buffer,
 )
 from pymc_mpimap.pool.share import Share
@@ -61,6 +63,21 @@ class _Assignment:
         self._message: np.ndarray | None = None
         self._changes: dict[bytes, list[tuple[np.ndarray, np.ndarray]]] = {}
 
+    def take_over(self, transfer: Transfer) -> None:
+        """Work on other jobs, with data of which only those of new jobs were sent."""
+        shares = []
+        for share, (low, high), gained in zip(
+            self.shares, transfer.runs, transfer.gained, strict=True
+        ):
+            blocks = share.map.blocks
+            moved = share.map.moved(blocks.first_job(low), blocks.first_job(high), gained)
+            shares.append(Share(moved, low, high, self.comm.rank))
+        self.shares = shares
+
+    def costs(self) -> list[np.ndarray]:
+        """Return for each map the nanoseconds that each block took since this was asked last."""
+        return [work.costs() for work in self.works or ()]
+
     def lay_out(self, layout: Layout) -> None:
         """Make room for inputs of these shapes."""
         self.packing = Packing(layout.parts, len(self.program.moves))
@@ -69,6 +86,24 @@ class _Assignment:
 
     def evaluate(self, message: np.ndarray) -> list[JobFailure]:
         """Evaluate all shares into the answer, with what a message changes."""
+        self._update(message)
+        if self.works is None:
+            self.works = self._prepare()
+        failures: list[JobFailure] = []
+        for work in self.works:
+            failures += work.evaluate()
+        return failures
+
+    def compile(self, message: np.ndarray) -> None:
+        """Compile for the first evaluation."""
+        self._update(message)
+        if self.works is None:
+            self.works = self._prepare()
+        for work in self.works:
+            work.warm()
+
+    def _update(self, message: np.ndarray) -> None:
+        """Take the changed inputs out of a message."""
         if message is not self._message:
             self._message, self._changes = message, {}
             self._flags = message[8 * HEADER : 8 * HEADER + self.packing.flags]
@@ -81,12 +116,6 @@ class _Assignment:
             self._changes[flags] = changes
         for current, place in changes:
             current[...] = place
-        if self.works is None:
-            self.works = self._prepare()
-        failures: list[JobFailure] = []
-        for work in self.works:
-            failures += work.evaluate()
-        return failures
 
     def _prepare(self) -> list[Work]:
         """Make the answer's buffer, and what computes into it."""
@@ -113,6 +142,7 @@ class Answer:
 class _Worker:
     def __init__(self, comm: Any, patience: Patience):
         self.comm, self.patience = comm, patience
+        self._bell = patience.bell_for(0)
         self.assignments: dict[int, _Assignment | JobFailure] = {}
         self._plain = Answer(comm, Packing([]))
         self._counted = TALLY.copy()
@@ -127,12 +157,19 @@ class _Worker:
         while True:
             self.receive.Start()
             if not self.receive.Test():
-                wait_until(self.receive.Test, self.patience)
+                wait_until(self.receive.Test, self.patience, bell=self._bell)
             command, evaluation, number, payload = self.header[:4].tolist()
             if command == Command.EVALUATE:
                 self._evaluate(evaluation, number)
+            elif command == Command.COMPILE:
+                self._compile(number)
+                self._send(self._plain, evaluation, Status.OK, 0, [])
             elif command == Command.CONTROL:
                 self._control(number, self._payload(payload))
+            elif command == Command.COSTS:
+                assignment = self.assignments[number]
+                costs = [] if isinstance(assignment, JobFailure) else assignment.costs()
+                self._send(self._plain, evaluation, Status.OK, 0, costs)
             else:
                 # Answered, so that the controller knows that nobody is still in a job.
                 self._send(self._plain, evaluation, Status.OK, 0, [])
@@ -149,8 +186,12 @@ class _Worker:
             order = pickle.loads(payload)
             if isinstance(order, Define):
                 self.assignments[number] = _Assignment(order, self.comm)
+            elif isinstance(order, Transfer):
+                self._assignment(number).take_over(order)
             else:
                 self._lay_out(order)
+        except JobError:
+            pass  # An earlier failure, still to be answered.
         except BaseException as error:  # Answered at the next evaluation, like a job's own.
             self.assignments[number] = self._failure(error, "taking over the jobs")
 
@@ -178,6 +219,14 @@ class _Worker:
             failures = [self._failure(error, "evaluating")]
         self._send(answer, evaluation, status, perf_counter_ns() - begun, failures)
 
+    def _compile(self, number: int) -> None:
+        """Compile what the evaluation to come will need; it will also report what fails."""
+        counted = TALLY.copy()
+        with contextlib.suppress(Exception, SystemExit):
+            self._assignment(number).compile(self.message)
+        # What is done to compile is no evaluation, and is not counted.
+        self._counted += TALLY - counted
+
     def _assignment(self, number: int) -> _Assignment:
         assignment = self.assignments[number]
         if isinstance(assignment, JobFailure):
@@ -190,9 +239,9 @@ class _Worker:
         evaluation: int,
         status: Status,
         spent: int,
-        failures: list[JobFailure],
+        said: list[Any],
     ) -> None:
-        payload = cloudpickle.dumps(failures) if failures else b""
+        payload = cloudpickle.dumps(said) if said else b""
         header = answer.header
         header[0], header[1], header[2], header[3] = evaluation, status, spent, len(payload)
         header[4] = 0
@@ -200,6 +249,8 @@ class _Worker:
             np.subtract(TALLY, self._counted, out=header[4:])
             self._counted[:] = TALLY
         answer.request.Start()
+        if self._bell is not None:
+            self._bell.ring(0)
         if payload:
             wait_until(
                 self.comm.Isend(np.frombuffer(payload, np.uint8), dest=0, tag=PAYLOAD).Test,

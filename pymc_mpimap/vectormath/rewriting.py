@@ -102,7 +102,7 @@ def _inline(_fgraph: Any, node: Apply[Any]) -> Any:
 
 
 @node_rewriter([ops.InlinedComposite])
-def _call(_fgraph: Any, node: Apply[Any]) -> list[Any]:
+def _call(_fgraph: Any, node: Apply[Any]) -> Any:
     """Leave a body alone that PyTensor has taken out of its loop, for there was one element.
 
     PyTensor wraps what it calls on scalars in functions that cannot be inlined.

@@ -7,7 +7,8 @@ import pytensor
 import pytensor.tensor as pt
 
 from pymc_mpimap import SerialPool, current_pool, map_rect
-from pymc_mpimap.pool.controller import Link
+from pymc_mpimap.pool.balance import Balance
+from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.protocol import HEADER
 from tests.helpers import assert_same_bits
 
@@ -40,6 +41,7 @@ def recorded(monkeypatch):
         patch.setattr(Link, "message", recording_message)
         patch.setattr(Link, "start", recording_start)
         patch.setattr(Link, "order", recording_order)
+        patch.setattr(Balance, "wants_costs", lambda *_: False)
         yield sizes, orders
 
 

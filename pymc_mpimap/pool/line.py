@@ -1,0 +1,72 @@
+"""What goes to one worker for one program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pymc_mpimap.pool.link import Link
+from pymc_mpimap.pool.protocol import HEADER, Command, Packing, Parts, new_buffer
+
+__all__ = ["Line"]
+
+
+class Line:
+    """What goes to one worker for a program, and where its answer is found.
+
+    Parameters
+    ----------
+    link : Link
+    number : int
+        What the worker calls the program.
+    parts : sequence of array
+        The worker's parts of the inputs as they are held here.
+
+    Attributes
+    ----------
+    answer : array of uint8
+        Where the answer is looked for; another one than the link's after it made more room.
+    """
+
+    def __init__(self, link: Link, number: int, parts: Sequence[np.ndarray]):
+        self.link = link
+        self._parts = parts
+        self.layout: Parts = tuple((part.dtype.str, part.shape) for part in parts)
+        self._packing = Packing(self.layout, len(parts))
+        self._buffer = new_buffer(self._packing.nbytes)
+        self._header = self._buffer[: 8 * HEADER].view(np.int64)
+        self._header[:] = 0
+        self._header[2] = number
+        self._flags = self._buffer[8 * HEADER : 8 * HEADER + len(parts)]
+        self._messages: dict[tuple[int, ...], tuple[np.ndarray, Any, list[Any]]] = {}
+        self._flagged: tuple[int, ...] | None = None
+        self.answer = link.answer
+
+    def send(
+        self,
+        evaluation: int,
+        changed: tuple[int, ...],
+        command: Command = Command.EVALUATE,
+    ) -> None:
+        """Send these of the inputs, for an evaluation or to compile for one."""
+        message = self._messages.get(changed)
+        if message is None:
+            message = self._messages[changed] = self._message(changed)
+        flags, request, pairs = message
+        self._header[0], self._header[1] = command, evaluation
+        if changed != self._flagged:
+            self._flagged = None  # if it is interrupted
+            self._flags[:] = flags
+            self._flagged = changed
+        for place, part in pairs:
+            place[...] = part
+        self.link.start(request)
+
+    def _message(self, changed: tuple[int, ...]) -> tuple[np.ndarray, Any, list[Any]]:
+        flags = np.zeros(len(self._parts), dtype=np.uint8)
+        flags[list(changed)] = 1
+        places, size = self._packing.views(self._buffer, changed)
+        pairs = [(place, self._parts[i]) for i, place in zip(changed, places, strict=True)]
+        return flags, self.link.message(self._buffer[:size]), pairs
