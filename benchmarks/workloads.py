@@ -1,14 +1,14 @@
 """Time one value and gradient of three workloads that Stan's map_rect was timed with.
 
 From a checkout: ``python -m benchmarks.workloads``, and ``mpiexec -n 2 python -m
-benchmarks.workloads``. Prints the median and the minimum of several batches, and by how much the
-value and the gradient differ from Stan's.
+benchmarks.workloads``; ``--json FILE`` keeps the results. Prints the median and the minimum of
+several batches, with and without the ranks, and by how much value and gradient differ from Stan's.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytensor
@@ -16,14 +16,13 @@ import pytensor.tensor as pt
 from scipy.integrate import odeint
 
 import pymc_mpimap as mpimap
+from benchmarks.common import keep, options, row
+from pymc_mpimap.bench import workloads as bench
+from pymc_mpimap.bench.groups import POOL, SERIAL
+from pymc_mpimap.bench.timing import Effort, alternate, calls
 from tests import workloads
 
 Built = tuple[Callable[..., list[np.ndarray]], list[np.ndarray], workloads.Workload]
-
-
-def shard(theta, _job, data):
-    eta = theta[0] + data["X"] @ theta[1:]
-    return (data["y"] * eta - pt.softplus(eta)).sum()
 
 
 @mpimap.numeric_job
@@ -56,7 +55,7 @@ def build_w1() -> Built:
     """Build a logistic regression: 20 shards of 5,000 observations."""
     w = workloads.w1()
     theta = pt.dvector("theta", shape=(21,))
-    total = mpimap.map_rect(shard, theta, len(w.data["y"]), w.data).sum()
+    total = mpimap.map_rect(bench.shard, theta, len(w.data["y"]), w.data).sum()
     function = pytensor.function([theta], [total, pt.grad(total, theta)], trust_input=True)
     return function, [w.theta0.copy()], w
 
@@ -73,28 +72,9 @@ def build_w3a(subject=subject, grain_size=None) -> Built:
     return function, [w.theta0[:3].copy(), w.theta0[3:].reshape(n_jobs, 2).copy()], w
 
 
-def solved_subject(theta, job, data):
-    """Solve the same system in compiled code; its derivatives are PyTensor's business."""
-    beta, delta, sigma = pt.exp(theta[0]), pt.exp(theta[1]), pt.exp(theta[2])
-    rates = {"alpha": pt.exp(job[0]), "beta": beta, "gamma": pt.exp(job[1]), "delta": delta}
-
-    def rhs(_t, y, p):
-        return [
-            (p["alpha"] - p["beta"] * y[1]) * y[0],
-            (-p["gamma"] + p["delta"] * y[0]) * y[1],
-        ]
-
-    states = mpimap.solve_ivp(
-        rhs, 0.0, data["start"], data["times"], rates, method="tsit5", rtol=1e-6, atol=1e-6
-    )
-    residuals = (pt.log(data["y"]) - pt.log(states)) / sigma
-    constant = -pt.log(data["y"]).sum() - residuals.size * (theta[2] + 0.5 * np.log(2 * np.pi))
-    return -0.5 * (residuals**2).sum() + constant
-
-
 def build_w3a_solved() -> Built:
     """Build the same 64 subjects, solved in compiled code, eight to a block."""
-    return build_w3a(solved_subject, grain_size=8)
+    return build_w3a(bench.subject, grain_size=8)
 
 
 def build_w4() -> Built:
@@ -106,44 +86,79 @@ def build_w4() -> Built:
     return function, [w.theta0.copy()], w
 
 
-def measure(name: str, built: Built, batches: int = 15) -> None:
-    """Print the time of one value and gradient, and the distance from Stan's."""
-    function, point, w = built
+def measure(name: str, pool: mpimap.MPIPool, effort: Effort) -> dict[str, Any]:
+    """Return the times of one value and gradient, and the distance from Stan's."""
+    function, point, w = WORKLOADS[name]()
     value, *gradient = function(*point)
     gradient = np.concatenate([np.ravel(part) for part in gradient])
-    error = np.max(np.abs(gradient - w.gradient.ravel())) / np.max(np.abs(w.gradient))
-    begun = time.perf_counter()
-    function(*point)
-    once = time.perf_counter() - begun
-    count = max(1, int(0.2 / once))
-    times = []
-    for _ in range(batches):
-        begun = time.perf_counter()
-        for _ in range(count):
-            point[0].flat[0] += 1e-12  # a sampler never asks for the same point twice
-            function(*point)
-        times.append((time.perf_counter() - begun) / count)
-    print(
-        f"{name}: median {np.median(times) * 1e6:.0f} us, minimum {min(times) * 1e6:.0f} us; "
-        f"value differs by {abs(value / w.value - 1):.1e}, gradient by {error:.1e} of its largest",
-        flush=True,
-    )
+    contestants = {SERIAL: calls(function, point, mpimap.SerialPool())}
+    if pool.ranks > 1:
+        contestants[POOL] = calls(function, point)
+    timings = alternate(contestants, effort)
+    return {
+        "name": name,
+        "timings": [row(timing, timings[0]) for timing in timings],
+        "value_differs": abs(float(value) / w.value - 1),
+        "gradient_differs": float(
+            np.max(np.abs(gradient - w.gradient.ravel())) / np.max(np.abs(w.gradient))
+        ),
+        "stan_microseconds": STAN[name],
+    }
 
 
-WORKLOADS = {
+WORKLOADS: dict[str, Callable[[], Built]] = {
     "W1": build_w1,
     "W3a by SciPy": build_w3a,
     "W3a by solve_ivp": build_w3a_solved,
     "W4": build_w4,
 }
+# Stan 2.35 (Math 4.9), g++ 12 -O3 -march=native, Open MPI 4.1, on 2 cores of an AMD EPYC: median.
+_W3A = {
+    "plain Stan, serial": 7051.0,
+    "map_rect, serial": 6972.0,
+    "map_rect, MPI, 2 ranks": 3766.0,
+    "map_rect, MPI, 4 ranks on 2 cores": 3793.0,
+    "reduce_sum, 2 threads": 3622.0,
+}
+STAN = {
+    "W1": {
+        "plain Stan, serial": 2263.0,
+        "map_rect, serial": 2181.0,
+        "map_rect, MPI, 2 ranks": 1034.0,
+        "reduce_sum, 2 threads": 1012.0,
+    },
+    "W3a by SciPy": _W3A,
+    "W3a by solve_ivp": _W3A,
+    "W4": {
+        "plain Stan, serial": 0.13,
+        "map_rect, serial": 0.54,
+        "map_rect, MPI, 2 ranks": 3.2,
+        "map_rect, MPI, 4 ranks on 2 cores": 13.0,
+    },
+}
 
 
 def main() -> None:
-    """Measure all three on the ranks that there are."""
+    """Measure them on the ranks that there are."""
+    parser = options(__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn")
+    asked = parser.parse_args()
     with mpimap.MPIPool() as pool:
         print(f"{pool.ranks} rank{'s' if pool.ranks > 1 else ''}", flush=True)
-        for name, build in WORKLOADS.items():
-            measure(name, build())
+        found = []
+        for name in WORKLOADS:
+            found.append(measure(name, pool, Effort(asked.rounds, asked.seconds)))
+            for timing in found[-1]["timings"]:
+                median, least = 1e6 * timing["median"], 1e6 * timing["minimum"]
+                print(f"{name}, {timing['name']}: median {median:.0f} us, minimum {least:.0f} us")
+            value, gradient = found[-1]["value_differs"], found[-1]["gradient_differs"]
+            print(
+                f"  the value differs from Stan's by {value:.1e}, the gradient by {gradient:.1e} "
+                "of its largest",
+                flush=True,
+            )
+        keep(asked.json, "workloads", pool.report().hosts, workloads=found)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ LAYERS = [
     ["arguments", "trace", "api", "ode", "chains", "diagnostics"],
     ["testing", "bench", "__main__", "__init__"],
 ]
-MAY_USE_MPI = {"pool.mpi", "pool.worker", "pool.communicator", "chains"}
+MAY_USE_MPI = {"pool.mpi", "pool.worker", "pool.communicator", "chains", "bench.together"}
 PURE = {"blocks", "pool.balance", "pool.protocol", "pool.schedule"}
 
 
