@@ -28,8 +28,8 @@ def test_report_names_the_most_rejected_jobs():
 def test_report_leaves_the_first_evaluation_out():
     """It compiles: its time says nothing about the others."""
     recorder = Recorder(["here", "there"])
-    recorder.evaluated([10**11, 10**11])
-    recorder.evaluated([250_000_000, 500_000_000])
+    recorder.evaluated([10**11, 10**11], 10**11)
+    recorder.evaluated([250_000_000, 500_000_000], 10**11 + 10**9)
     report = recorder.report()
     assert report.evaluations == 2
     assert np.array_equal(report.busy, [0.25, 0.5])

@@ -10,13 +10,16 @@ from pymc_mpimap.blocks import additions
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.share import Share
 
-__all__ = ["Assembly", "assembly"]
+__all__ = ["Assembly", "assemblies"]
 
-Assembly = Callable[[], list[np.ndarray]]
+Assembly = Callable[[], np.ndarray]
+"""Gives one output, as a new array, from what the shares gave."""
 
 
-def assembly(m: Map, shares: Sequence[Share], results: Sequence[Sequence[np.ndarray]]) -> Assembly:
-    """Return the function that gives a map's outputs, as new arrays, from what its shares gave.
+def assemblies(
+    m: Map, shares: Sequence[Share], results: Sequence[Sequence[np.ndarray]]
+) -> list[Assembly]:
+    """Return the functions that give a map's outputs.
 
     Parameters
     ----------
@@ -27,7 +30,7 @@ def assembly(m: Map, shares: Sequence[Share], results: Sequence[Sequence[np.ndar
         For each share its outputs, see `Work.outputs`: read anew by each call, and the sums among
         them used up.
     """
-    outputs: list[Callable[[], np.ndarray]] = []
+    outputs: list[Assembly] = []
     for k, slot in enumerate(m.job.outputs):
         parts = [result[k] for result in results]
         if slot.per_job:
@@ -36,22 +39,20 @@ def assembly(m: Map, shares: Sequence[Share], results: Sequence[Sequence[np.ndar
             outputs.append(_zeros(parts[0].shape[1:], parts[0].dtype))
         else:
             outputs.append(_summed(m, shares, parts))
-    return lambda: [output() for output in outputs]
+    return outputs
 
 
-def _joined(parts: list[np.ndarray]) -> Callable[[], np.ndarray]:
+def _joined(parts: list[np.ndarray]) -> Assembly:
     if len(parts) == 1:
         return parts[0].copy
     return lambda: np.concatenate(parts)
 
 
-def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> Assembly:
     return lambda: np.zeros(shape, dtype)
 
 
-def _summed(
-    m: Map, shares: Sequence[Share], parts: Sequence[np.ndarray]
-) -> Callable[[], np.ndarray]:
+def _summed(m: Map, shares: Sequence[Share], parts: Sequence[np.ndarray]) -> Assembly:
     nodes = [node for share in shares for node in share.subtrees]
     # Rows as slices: a scalar's is a vector of one, not a copy.
     sums = [part[row : row + 1] for part in parts for row in range(len(part))]

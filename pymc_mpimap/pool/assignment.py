@@ -12,7 +12,7 @@ import numpy as np
 from pytensor.configdefaults import config
 
 from pymc_mpimap.map import Map
-from pymc_mpimap.pool.assembly import Assembly, assembly
+from pymc_mpimap.pool.assembly import Assembly, assemblies
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.line import Line
 from pymc_mpimap.pool.link import Link
@@ -54,6 +54,8 @@ class Assignment:
         Of the ranks that have something to do, set by `prepare`.
     works : list of Work
         This rank's own part of each map.
+    assemblies : list of callable
+        What gives each output, when all answers have arrived.
     look_at, ask_at : int
         When the balance is looked at, or costs are asked for, at the earliest.
     """
@@ -81,7 +83,7 @@ class Assignment:
         self._offsets: dict[int, np.ndarray] = {}
         self.lines: list[Line] = []
         self.works: list[Work] = []
-        self._assemblies: list[Assembly] = []
+        self.assemblies: list[Assembly] = []
 
     def _deal(self) -> None:
         """Give each rank its run of each map's blocks."""
@@ -258,21 +260,11 @@ class Assignment:
             rest = iter(views)
             for column, m in zip(results, self.program.maps, strict=True):
                 column.append([next(rest) for _ in m.job.outputs])
-        self._assemblies = [
-            assembly(m, [shares[rank] for rank in working], column)
+        self.assemblies = [
+            assemble
             for m, shares, column in zip(self.program.maps, self.shares, results, strict=True)
+            for assemble in assemblies(m, [shares[rank] for rank in working], column)
         ]
-
-    def assemble(self) -> list[np.ndarray]:
-        """Return the outputs, when all answers have arrived."""
-        for line in self.lines:
-            if line.answer is not line.link.answer:
-                self.expect()
-                break
-        outputs: list[np.ndarray] = []
-        for assemble in self._assemblies:
-            outputs += assemble()
-        return outputs
 
     def _packing(self, rank: int) -> Packing:
         """Return how a worker's answer is packed."""

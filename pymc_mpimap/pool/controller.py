@@ -24,7 +24,7 @@ from pymc_mpimap.tally import TALLY
 
 __all__ = ["Controller"]
 
-_BETWEEN_LOOKS = 50_000
+_BETWEEN_LOOKS = 200_000
 """Nanoseconds between two looks at the balance, each of which takes one microsecond."""
 
 _PATIENCE = 100
@@ -47,6 +47,7 @@ class Controller:
         self.hosts = hosts
         self.links = [Link(comm, rank, patience) for rank in range(1, len(hosts))]
         self._assignments: dict[tuple[Program, str], Assignment] = {}
+        self._latest: Any = (None, "", None)
         self._evaluation = 0
         # The nanoseconds that workers lose, compared with rank 0, to the messages.
         self._loss = math.inf
@@ -55,13 +56,10 @@ class Controller:
         self, program: Program, inputs: Sequence[np.ndarray], recorder: Recorder
     ) -> list[np.ndarray]:
         """Return a program's outputs, and record how it went."""
-        # Compiled code belongs to the PyTensor mode that it was compiled in.
-        key = program, config.mode
-        assignment = self._assignments.get(key)
-        if assignment is None:
-            program.check(inputs)
-            assignment = Assignment(len(self._assignments), program, self.links)
-            self._assignments[key] = assignment
+        mode = config.mode
+        if program is not self._latest[0] or mode != self._latest[1]:
+            self._latest = program, mode, self._assignment(program, mode, inputs)
+        assignment = self._latest[2]
         values = [inputs[position] for position in assignment.positions]
         for link in assignment.working:
             link.settle()
@@ -74,6 +72,14 @@ class Controller:
             evaluation = self._evaluation = self._evaluation + 1
             assignment.send_all(evaluation)
         return self._finish(assignment, evaluation, recorder)
+
+    def _assignment(self, program: Program, mode: str, inputs: Sequence[np.ndarray]) -> Assignment:
+        # Compiled code belongs to the PyTensor mode that it was compiled in.
+        key = program, mode
+        if key not in self._assignments:
+            program.check(inputs)
+            self._assignments[key] = Assignment(len(self._assignments), program, self.links)
+        return self._assignments[key]
 
     def _finish(
         self, assignment: Assignment, evaluation: int, recorder: Recorder
@@ -90,8 +96,10 @@ class Controller:
             failed.append(error)
         busy[0] = perf_counter_ns() - begun
         slowest = 0
+        moved = False
         for line in assignment.lines:
             answer = self._collect(line, evaluation, recorder)
+            moved |= line.answer is not line.link.answer
             busy[line.link.rank] = answer.spent
             slowest = max(slowest, answer.spent)
             if answer.status == Status.FAILED:
@@ -100,12 +108,14 @@ class Controller:
                 failures += answer.payload
         if failed:
             raise min(failed, key=lambda error: error.failure.job)
-        outputs = assignment.assemble()
+        if moved:
+            assignment.expect()
+        outputs = [assemble() for assemble in assignment.assemblies]
         if failures:
             recorder.rejected(failures)
-        recorder.evaluated(busy)
+        now = perf_counter_ns()
+        recorder.evaluated(busy, now)
         if assignment.lines:
-            now = perf_counter_ns()
             # Longer where rank 0 itself was slower: hence the least of late.
             self._loss = max(0.0, min(1.01 * self._loss + 10, now - begun - slowest))
             if now >= assignment.look_at:

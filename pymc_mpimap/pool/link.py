@@ -124,10 +124,11 @@ class Link:
         Can be interrupted while it waits.
         """
         while True:
-            if not self._receive.Test() and not wait_until(
-                self._receive.Test, self.patience, timeout, self._bell
-            ):
-                return None
+            if not self._receive.Test():
+                if self._sending is not None and self._sending.Test():
+                    self._sending = None  # Found out while there is time.
+                if not wait_until(self._receive.Test, self.patience, timeout, self._bell):
+                    return None
             number, status, spent, size, solves = self._header[:5].tolist()
             if number >= evaluation:
                 break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,7 +87,7 @@ class Recorder:
         self.hosts = tuple(hosts)
         self._busy = [0] * len(hosts)
         self._evaluations = 0
-        self._begun = self._ended = 0.0
+        self._begun = self._ended = 0
         self._rejected: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
         self._counted = np.zeros(N_COUNTS, np.int64)
@@ -102,9 +101,9 @@ class Recorder:
         """Add to what this process counts, see `tally`, what another rank has counted."""
         self._counted += counts
 
-    def evaluated(self, busy: Sequence[int]) -> None:
-        """Record an evaluation and the nanoseconds that each rank worked for it."""
-        self._ended = time.perf_counter()
+    def evaluated(self, busy: Sequence[int], ended: int) -> None:
+        """Record an evaluation, the nanoseconds that each rank worked for it, and when it ended."""
+        self._ended = ended
         if self._evaluations == 0:
             self._begun = self._ended
         else:
@@ -124,7 +123,7 @@ class Recorder:
         solves, *failed = (self._counted + TALLY - self._before).tolist()
         return PoolReport(
             self._evaluations,
-            self._ended - self._begun,
+            1e-9 * (self._ended - self._begun),
             tuple(1e-9 * spent for spent in self._busy),
             self.hosts,
             dict(self._rejected),

@@ -18,7 +18,7 @@ from pytensor.configdefaults import config
 
 from pymc_mpimap.errors import MapRectWarning, ParallelSamplingError
 from pymc_mpimap.map import Map
-from pymc_mpimap.pool.assembly import Assembly, assembly
+from pymc_mpimap.pool.assembly import Assembly, assemblies
 from pymc_mpimap.pool.base import Pool
 from pymc_mpimap.pool.launch import POOL_OWNER, launched_ranks
 from pymc_mpimap.pool.program import Program
@@ -74,10 +74,12 @@ class SerialPool(Pool):
                 while len(self._plans) > _MOST_REMEMBERED:
                     self._plans.popitem(last=False)
             outputs: list[np.ndarray] = []
-            for work, outcome in plan.steps:
-                self._recorder.rejected(work.evaluate())
-                outputs += outcome()
-            self._recorder.evaluated([time.perf_counter_ns() - begun])
+            for work, outcomes in plan.steps:
+                if failures := work.evaluate():
+                    self._recorder.rejected(failures)
+                outputs += [outcome() for outcome in outcomes]
+            ended = time.perf_counter_ns()
+            self._recorder.evaluated([ended - begun], ended)
         return outputs
 
     def _share(self, m: Map) -> Share:
@@ -105,12 +107,12 @@ class _Plan:
         }
         self._held = [np.array(v) if v.nbytes <= _COPIED else v for v in inputs]
         self._takers: list[list[tuple[Work, int]]] = [[] for _ in inputs]
-        self.steps: list[tuple[Work, Assembly]] = []
+        self.steps: list[tuple[Work, list[Assembly]]] = []
         for share, route in zip(shares, program.routes, strict=True):
             work = Work(share, [self._held[position] for position in route])
             for i, position in enumerate(route):
                 self._takers[position].append((work, i))
-            self.steps.append((work, assembly(share.map, [share], [work.outputs])))
+            self.steps.append((work, assemblies(share.map, [share], [work.outputs])))
 
     def takes(self, inputs: Sequence[np.ndarray]) -> bool:
         """Take these inputs over, unless their shapes are others."""

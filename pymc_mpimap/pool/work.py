@@ -153,6 +153,7 @@ class Work:
         failures: list[JobFailure] = []
         spent, thunks = self._spent, self._thunks
         self._evaluations += 1
+        add = np.add
         outside, _state.frame = getattr(_state, "frame", None), inspect.currentframe()
         try:
             begun = perf_counter_ns()
@@ -164,10 +165,10 @@ class Work:
                     results = thunk()
                 except (Exception, SystemExit) as error:
                     results = self._isolate(k, error, failures)
-                for (place, steps), result in zip(stores, results, strict=True):
+                for (place, steps), result in zip(stores, results):  # noqa: B905 # the hot path
                     place[...] = result
                     for left, right in steps:
-                        np.add(left, right, left)
+                        add(left, right, left)
                 ended = perf_counter_ns()
                 spent[k] += ended - begun
                 begun = ended

@@ -137,6 +137,9 @@ class Answer:
         self.header = buffer[: 8 * HEADER].view(np.int64)
         self.places, _ = packing.views(buffer, tuple(range(len(packing.parts))))
         self.request = comm.Send_init(buffer[: packing.nbytes], dest=0, tag=UP)
+        # What stands in the header: without need, it is not written again.
+        self.status: Status | None = None
+        self.counted = True
 
 
 class _Worker:
@@ -241,13 +244,21 @@ class _Worker:
         spent: int,
         said: list[Any],
     ) -> None:
-        payload = cloudpickle.dumps(said) if said else b""
         header = answer.header
-        header[0], header[1], header[2], header[3] = evaluation, status, spent, len(payload)
-        header[4] = 0
+        header[0], header[2] = evaluation, spent
+        payload = b""
+        if status is not answer.status or said:
+            payload = cloudpickle.dumps(said) if said else b""
+            header[1], header[3] = status, len(payload)
+            # So that a payload's length is never taken for the next one's.
+            answer.status = Status.OK if status == Status.OK and not payload else None
         if TALLY[0] != self._counted[0]:
             np.subtract(TALLY, self._counted, out=header[4:])
             self._counted[:] = TALLY
+            answer.counted = True
+        elif answer.counted:
+            header[4] = 0
+            answer.counted = False
         answer.request.Start()
         if self._bell is not None:
             self._bell.ring(0)
