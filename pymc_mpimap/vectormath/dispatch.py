@@ -22,8 +22,14 @@ from pytensor.link.numba.dispatch.basic import (
 )
 from pytensor.link.utils import fgraph_to_python
 
-from pymc_mpimap.vectormath import functions, lanes
-from pymc_mpimap.vectormath.ops import InlinedComposite, LaneSum, Stored, VectorizableOp
+from pymc_mpimap.vectormath import functions, lanes, products
+from pymc_mpimap.vectormath.ops import (
+    InlinedComposite,
+    LaneSum,
+    MatricesTimesVectors,
+    Stored,
+    VectorizableOp,
+)
 
 __all__ = ["cache_key", "processor_suits"]
 
@@ -36,7 +42,7 @@ def processor_suits() -> bool:
 
 def cache_key(*parts: object) -> str:
     """Return a key of what is compiled: it changes with every change of the code."""
-    sources = [inspect.getsource(functions), inspect.getsource(lanes)]
+    sources = [inspect.getsource(module) for module in (functions, lanes, products)]
     digest = blake2b(repr((*sources, *parts)).encode(), digest_size=16)
     return f"pymc_mpimap-{digest.hexdigest()}"
 
@@ -60,6 +66,14 @@ def _funcify_function(op: VectorizableOp, **_: Any) -> tuple[Any, str]:
 @register_funcify_and_cache_key(LaneSum)
 def _funcify_sum(op: LaneSum, node: Apply[Any], **_: Any) -> tuple[Any, str]:
     return lanes.sum_of_rows(op.n_kept), cache_key("sum", op.n_kept, node.inputs[0].type.ndim)
+
+
+@register_funcify_and_cache_key(MatricesTimesVectors)
+def _funcify_products(op: MatricesTimesVectors, **_: Any) -> tuple[Any, str]:
+    product = (
+        products.transposed_times_vectors if op.transposed else products.matrices_times_vectors
+    )
+    return product, cache_key("products", op.transposed)
 
 
 @register_funcify_and_cache_key(Stored)

@@ -170,6 +170,38 @@ class LaneSum(Op):
         output_storage[0][0] = np.asarray(x.sum(axis=tuple(range(self.n_kept, x.ndim))))
 
 
+class MatricesTimesVectors(Op):
+    """The products of small matrices with a vector each, in float64.
+
+    Parameters
+    ----------
+    transposed
+        Whether each matrix is transposed first.
+    """
+
+    __props__ = ("transposed",)
+
+    def __init__(self, *, transposed: bool) -> None:
+        self.transposed = transposed
+
+    def make_node(self, *inputs: Variable[Any, Any]) -> Apply[Any]:
+        """Return the products of matrices, shape (n, rows, columns), and vectors."""
+        x, v = inputs
+        n = x.type.shape[0] if x.type.shape[0] is not None else v.type.shape[0]
+        length = x.type.shape[2 if self.transposed else 1]
+        return Apply(self, [x, v], [TensorType("float64", shape=(n, length))()])
+
+    def infer_shape(self, _node: Any, shapes: Any) -> list[Any]:
+        """Return the shape of the products."""
+        return [(shapes[0][0], shapes[0][2 if self.transposed else 1])]
+
+    def perform(self, _node: Any, inputs: Any, output_storage: Any) -> None:
+        """Multiply by NumPy, in NumPy's order."""
+        x, v = inputs
+        matrices = x.swapaxes(1, 2) if self.transposed else x
+        output_storage[0][0] = (matrices @ v[:, :, None])[:, :, 0]
+
+
 class Stored(Op):
     """An array as it is: what computes it and what uses it stay two loops."""
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from pytensor.graph.rewriting.basic import (
 )
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 from pytensor.link.numba.linker import NumbaLinker
-from pytensor.tensor.elemwise import CAReduce, Elemwise
+from pytensor.tensor.blas import BatchedDot
+from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
 from pytensor.tensor.subtensor import AdvancedIncSubtensor
 
 from pymc_mpimap.vectormath import ops
@@ -30,6 +32,8 @@ __all__ = ["vectorizing"]
 _BEFORE_FUSION, _AFTER_FUSION = 48.5, 49.2
 # After PyTensor has turned loops over one element into operations on scalars.
 _AFTER_SCALARS = 100.5
+# Elements of a matrix up to which loops are quicker than BLAS.
+_SMALL = 256
 _exp, _log, _log1p, _expm1, _tanh = (
     Elemwise(op()) for op in (ops.Exp, ops.Log, ops.Log1p, ops.Expm1, ops.Tanh)
 )
@@ -84,6 +88,27 @@ def _sum_in_lanes(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
     if not axes or tuple(axes) != tuple(range(n_kept, x.type.ndim)):
         return None
     return [ops.LaneSum(n_kept)(x)]
+
+
+@node_rewriter([BatchedDot])
+def _multiply(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
+    """Replace products of small matrices with a vector each."""
+    x: Any
+    y: Any
+    x, y = node.inputs
+    *_, columns = y.type.shape
+    size = math.prod(n or math.inf for n in x.type.shape[1:])
+    if columns != 1 or size > _SMALL or {x.type.dtype, y.type.dtype} != {"float64"}:
+        return None
+    producer = x.owner
+    transposed = (
+        producer is not None
+        and isinstance(producer.op, DimShuffle)
+        and producer.op.new_order == (0, 2, 1)
+    )
+    matrices = producer.inputs[0] if transposed else x
+    products: Any = ops.MatricesTimesVectors(transposed=transposed)(matrices, y[:, :, 0])
+    return [products[:, :, None]]
 
 
 @node_rewriter([Elemwise])
@@ -148,7 +173,9 @@ def vectorizing(mode: Mode) -> Mode:
 
     if not processor_suits():
         return mode
-    before = SequentialGraphRewriter([dfs_rewriter(_substitute), dfs_rewriter(_sum_in_lanes)])
+    before = SequentialGraphRewriter(
+        [dfs_rewriter(_substitute), dfs_rewriter(_sum_in_lanes), dfs_rewriter(_multiply)]
+    )
     before.name = "vectorizable_functions"
     after = SequentialGraphRewriter([dfs_rewriter(_inline), dfs_rewriter(_store)])
     after.name = "inlined_composites"
