@@ -63,11 +63,15 @@ def _summed(m: Map, shares: Sequence[Share], parts: Sequence[np.ndarray]) -> Ass
         for _ in range(count):
             right = stack.pop()
             steps.append((stack[-1], right))
-    total = stack[0].reshape(parts[0].shape[1:])
+    shape = parts[0].shape[1:]
+    if not steps:
+        return stack[0].reshape(shape).copy
+    *before, (left, right) = steps
 
     def sum_up() -> np.ndarray:
-        for left, right in steps:
-            np.add(left, right, left)
-        return total.copy()
+        for a, b in before:
+            np.add(a, b, a)
+        total: np.ndarray = np.add(left, right)
+        return total.reshape(shape)
 
     return sum_up

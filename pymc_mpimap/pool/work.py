@@ -11,6 +11,7 @@ import inspect
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from enum import Enum
 from time import perf_counter_ns
 from types import FrameType
 from typing import Any
@@ -53,8 +54,17 @@ def compiled(job: Job) -> Kernel:
     return _KERNELS[key]
 
 
-Store = tuple[np.ndarray, tuple[tuple[np.ndarray, np.ndarray], ...]]
-"""Where a block's output goes, and which sums are then added to which."""
+class How(Enum):
+    """What is done with a block's output."""
+
+    COPY = 0
+    KEEP = 1  # until the next block's is added to it: the first of two has no place of its own
+    ADD_TO_KEPT = 2
+    ADD = 3
+
+
+Store = tuple[How, np.ndarray, tuple[tuple[np.ndarray, np.ndarray], ...]]
+"""What is done with a block's output, its place, and which sums are then added to which."""
 
 
 class Work:
@@ -85,6 +95,7 @@ class Work:
             outputs = [np.empty(shape, dtype) for dtype, shape in share.outputs(inputs)]
         self.outputs = list(outputs)
         self._spent = [0] * (share.high - share.low)
+        self._kept: list[Any] = [None] * len(self.outputs)
         self._evaluations = 0
         self._thunks: list[Thunk | None] = [None] * len(self._spent)
         self._stores: list[tuple[Store, ...]] = list(
@@ -98,9 +109,9 @@ class Work:
         if slot.shapes is not None:
             where = packed_offsets(np.asarray(self._complete[slot.shapes]))
             runs = [share.jobs(block) for block in blocks]
-            return [(output[where[start] : where[end]], ()) for start, end in runs]
+            return [(How.COPY, output[where[start] : where[end]], ()) for start, end in runs]
         if slot.per_job:
-            return [(output[slice(*share.jobs(block))], ()) for block in blocks]
+            return [(How.COPY, output[slice(*share.jobs(block))], ()) for block in blocks]
         stores: list[Store] = []
         for row, (low, high) in enumerate(share.subtrees):
             # The first sum on the stack is the subtree's own, in the end.
@@ -109,10 +120,15 @@ class Work:
             # Rows as slices: a scalar's is a vector of one, not a copy.
             stack = [output[row : row + 1], *(scratch[i : i + 1] for i in range(below))]
             depth = 0
-            leaves = [(block, block + 1) for block in range(low, high)]
-            for count in additions((low, high), leaves):
-                steps = [(stack[depth - i - 1], stack[depth - i]) for i in range(count)]
-                stores.append((stack[depth], tuple(steps)))
+            how = How.COPY
+            for count in additions((low, high), [(b, b + 1) for b in range(low, high)]):
+                if count == 0:
+                    how = How.COPY if high - low == 1 else How.KEEP
+                    stores.append((how, stack[depth], ()))
+                else:
+                    how = How.ADD_TO_KEPT if how is How.KEEP else How.ADD
+                    steps = [(stack[depth - i - 1], stack[depth - i]) for i in range(1, count)]
+                    stores.append((how, stack[depth - 1], tuple(steps)))
                 depth += 1 - count
         return stores
 
@@ -153,7 +169,8 @@ class Work:
         failures: list[JobFailure] = []
         spent, thunks = self._spent, self._thunks
         self._evaluations += 1
-        add = np.add
+        add, kept = np.add, self._kept
+        COPY, KEEP, ADD_TO_KEPT = How.COPY, How.KEEP, How.ADD_TO_KEPT  # noqa: N806 # constants
         outside, _state.frame = getattr(_state, "frame", None), inspect.currentframe()
         try:
             begun = perf_counter_ns()
@@ -165,8 +182,14 @@ class Work:
                     results = thunk()
                 except (Exception, SystemExit) as error:
                     results = self._isolate(k, error, failures)
-                for (place, steps), result in zip(stores, results):  # noqa: B905 # the hot path
-                    place[...] = result
+                for i, result in enumerate(results):
+                    how, place, steps = stores[i]
+                    if how is COPY:
+                        place[...] = result
+                    elif how is KEEP:
+                        kept[i] = result
+                    else:
+                        add(kept[i] if how is ADD_TO_KEPT else place, result, place)
                     for left, right in steps:
                         add(left, right, left)
                 ended = perf_counter_ns()
