@@ -171,7 +171,8 @@ class Controller:
     @staticmethod
     def _announce(assignment: Assignment, lines: Sequence[Line]) -> None:
         for line in lines:
-            line.link.order(assignment.number, Layout(assignment.number, line.layout))
+            layout = Layout(assignment.number, line.layout, line.apart)
+            line.link.order(assignment.number, layout)
 
     def _compile(self, assignment: Assignment, recorder: Recorder) -> None:
         """Compile on one rank of each host; the others then find the code in PyTensor's cache."""

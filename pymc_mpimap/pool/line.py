@@ -7,10 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from pymc_mpimap.pool.interrupts import Uninterrupted
 from pymc_mpimap.pool.link import Link
-from pymc_mpimap.pool.protocol import HEADER, Command, Packing, Parts, new_buffer
+from pymc_mpimap.pool.protocol import (
+    APART,
+    HEADER,
+    LARGE,
+    Command,
+    Packing,
+    Parts,
+    new_buffer,
+)
 
 __all__ = ["Line"]
+
+_Message = tuple[np.ndarray, Any, list[tuple[np.ndarray, np.ndarray]], list[Any]]
+"""Flags, the request that sends, what is copied before, and the requests for large inputs."""
 
 
 class Line:
@@ -40,7 +52,11 @@ class Line:
         self._header[:] = 0
         self._header[2] = number
         self._flags = self._buffer[8 * HEADER : 8 * HEADER + len(parts)]
-        self._messages: dict[tuple[int, ...], tuple[np.ndarray, Any, list[Any]]] = {}
+        self.apart = tuple(i for i, part in enumerate(parts) if part.nbytes >= LARGE)
+        self._large = {
+            i: link.message(parts[i].reshape(-1).view(np.uint8), APART + i) for i in self.apart
+        }
+        self._messages: dict[tuple[int, ...], _Message] = {}
         self._flagged: tuple[int, ...] | None = None
         self.answer = link.answer
 
@@ -54,7 +70,7 @@ class Line:
         message = self._messages.get(changed)
         if message is None:
             message = self._messages[changed] = self._message(changed)
-        flags, request, pairs = message
+        flags, request, pairs, apart = message
         self._header[0], self._header[1] = command, evaluation
         if changed != self._flagged:
             self._flagged = None  # if it is interrupted
@@ -62,11 +78,18 @@ class Line:
             self._flagged = changed
         for place, part in pairs:
             place[...] = part
-        self.link.start(request)
+        if not apart:
+            self.link.start(request)
+            return
+        # All or none, or the next message would be answered with what was meant for this one.
+        with Uninterrupted():
+            self.link.start(request, apart)
 
-    def _message(self, changed: tuple[int, ...]) -> tuple[np.ndarray, Any, list[Any]]:
+    def _message(self, changed: tuple[int, ...]) -> _Message:
         flags = np.zeros(len(self._parts), dtype=np.uint8)
         flags[list(changed)] = 1
-        places, size = self._packing.views(self._buffer, changed)
-        pairs = [(place, self._parts[i]) for i, place in zip(changed, places, strict=True)]
-        return flags, self.link.message(self._buffer[:size]), pairs
+        packed = tuple(i for i in changed if i not in self._large)
+        places, size = self._packing.views(self._buffer, packed)
+        pairs = [(place, self._parts[i]) for i, place in zip(packed, places, strict=True)]
+        apart = [self._large[i] for i in changed if i in self._large]
+        return flags, self.link.message(self._buffer[:size]), pairs, apart

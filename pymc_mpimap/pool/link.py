@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import cloudpickle
@@ -52,6 +53,7 @@ class Link:
         self.comm, self.rank, self.patience = comm, rank, patience
         self._bell = patience.bell_for(rank)
         self._sending: Any = None
+        self._apart: list[Any] = []
         self._receiving = False
         self._orders = new_buffer(8 * HEADER)
         self._order_header = self._orders.view(np.int64)
@@ -68,9 +70,9 @@ class Link:
         if nbytes > len(self.answer):
             self._answer_into(new_buffer(nbytes))
 
-    def message(self, buffer: np.ndarray) -> Any:
+    def message(self, buffer: np.ndarray, tag: int = DOWN) -> Any:
         """Return the persistent request that sends this buffer."""
-        return self.comm.Send_init(buffer, dest=self.rank, tag=DOWN)
+        return self.comm.Send_init(buffer, dest=self.rank, tag=tag)
 
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until nothing is under way; an answer to what was interrupted is dropped.
@@ -89,12 +91,22 @@ class Link:
             if not wait_until(self._sending.Test, self.patience, timeout):
                 return False
             self._sending = None
+        while self._apart:
+            if not wait_until(self._apart[-1].Test, self.patience, timeout):
+                return False
+            self._apart.pop()
         return True
 
-    def start(self, message: Any) -> None:
-        """Send a message, and expect an answer. The link must be settled."""
+    def start(self, message: Any, apart: Sequence[Any] = ()) -> None:
+        """Send a message, and what belongs to it, and expect an answer.
+
+        The link must be settled; with something apart, it must not be interrupted.
+        """
         self._sending = message
         message.Start()
+        for request in apart:
+            self._apart.append(request)
+            request.Start()
         self._receiving = True
         self._receive.Start()
         if self._bell is not None:

@@ -4,7 +4,9 @@ Down, from the controller::
 
     command, evaluation, program, payload     int64
     changed                                   one byte an input, padded to eight
-    values of the changed inputs              each aligned to eight bytes
+    values of the changed inputs              each aligned to eight bytes, but large ones
+
+Large inputs that changed follow, each in a message of its own.
 
 Up, from a worker::
 
@@ -28,8 +30,10 @@ import numpy as np
 from pymc_mpimap.tally import N_COUNTS
 
 __all__ = [
+    "APART",
     "DOWN",
     "HEADER",
+    "LARGE",
     "PAYLOAD",
     "SMALL",
     "UP",
@@ -46,6 +50,8 @@ __all__ = [
 
 # Tags on the private communicator.
 DOWN, UP, PAYLOAD = 1, 2, 3
+APART = 16
+"""The tag of the first input that is sent apart; its number is added."""
 
 HEADER = 4 + N_COUNTS
 """How many int64 a message begins with, in both directions."""
@@ -114,10 +120,21 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Layout:
-    """Control: the dtypes and shapes of what will be sent to the receiver for a program."""
+    """Control: the dtypes and shapes of what will be sent to the receiver for a program.
+
+    Attributes
+    ----------
+    number : int
+    parts : tuple of (str, tuple of int)
+        For each input.
+    apart : tuple of int
+        The inputs that come in messages of their own, from and to where they stay: each copy of a
+        large array takes as long as sending it.
+    """
 
     number: int
     parts: Parts
+    apart: tuple[int, ...] = ()
 
 
 class Packing:
@@ -176,6 +193,9 @@ def new_buffer(nbytes: int) -> np.ndarray:
     """Return a buffer for messages of up to this size, aligned for any number."""
     return np.zeros(-(-nbytes // 8), dtype=np.int64).view(np.uint8)
 
+
+LARGE = 1 << 15
+"""Bytes from which an input is sent apart: then a message more is cheaper than two copies."""
 
 SMALL = 2048
 """Bytes up to which arrays are compared at once."""

@@ -14,6 +14,7 @@ import numpy as np
 from pytensor.configdefaults import config
 
 from pymc_mpimap.errors import JobError, JobFailure
+from pymc_mpimap.pool.inbox import Inbox
 from pymc_mpimap.pool.protocol import (
     DOWN,
     HEADER,
@@ -57,11 +58,7 @@ class _Assignment:
             Share(m, low, high, comm.rank)
             for m, (low, high) in zip(self.program.maps, define.runs, strict=True)
         ]
-        self.packing = Packing([], len(self.program.moves))
-        self.current: list[np.ndarray] = []
         self.works: list[Work] | None = None
-        self._message: np.ndarray | None = None
-        self._changes: dict[bytes, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def take_over(self, transfer: Transfer) -> None:
         """Work on other jobs, with data of which only those of new jobs were sent."""
@@ -78,55 +75,24 @@ class _Assignment:
         """Return for each map the nanoseconds that each block took since this was asked last."""
         return [work.costs() for work in self.works or ()]
 
-    def lay_out(self, layout: Layout) -> None:
-        """Make room for inputs of these shapes."""
-        self.packing = Packing(layout.parts, len(self.program.moves))
-        self.current = [np.zeros(shape, dtype) for dtype, shape in self.packing.parts]
-        self._message = self.works = None
-
-    def evaluate(self, message: np.ndarray) -> list[JobFailure]:
-        """Evaluate all shares into the answer, with what a message changes."""
-        self._update(message)
-        if self.works is None:
-            self.works = self._prepare()
+    def evaluate(self, inbox: Inbox) -> list[JobFailure]:
+        """Evaluate all shares into the answer."""
         failures: list[JobFailure] = []
-        for work in self.works:
+        for work in self.works or self.prepare(inbox):
             failures += work.evaluate()
         return failures
 
-    def compile(self, message: np.ndarray) -> None:
-        """Compile for the first evaluation."""
-        self._update(message)
-        if self.works is None:
-            self.works = self._prepare()
-        for work in self.works:
-            work.warm()
-
-    def _update(self, message: np.ndarray) -> None:
-        """Take the changed inputs out of a message."""
-        if message is not self._message:
-            self._message, self._changes = message, {}
-            self._flags = message[8 * HEADER : 8 * HEADER + self.packing.flags]
-        flags = self._flags.tobytes()
-        changes = self._changes.get(flags)
-        if changes is None:
-            changed = tuple(i for i, flag in enumerate(flags) if flag)
-            places, _ = self.packing.views(message, changed)
-            changes = [(self.current[i], place) for i, place in zip(changed, places, strict=True)]
-            self._changes[flags] = changes
-        for current, place in changes:
-            current[...] = place
-
-    def _prepare(self) -> list[Work]:
+    def prepare(self, inbox: Inbox) -> list[Work]:
         """Make the answer's buffer, and what computes into it."""
-        inputs = [[self.current[i] for i in used] for used in self.program.uses]
+        inputs = [[inbox.current[i] for i in used] for used in self.program.uses]
         parts = [share.outputs(own) for share, own in zip(self.shares, inputs, strict=True)]
         self.answer = Answer(self.comm, Packing([part for own in parts for part in own]))
         rest = iter(self.answer.places)
-        return [
+        self.works = [
             Work(share, own, [next(rest) for _ in share.map.job.outputs])
             for share, own in zip(self.shares, inputs, strict=True)
         ]
+        return self.works
 
 
 class Answer:
@@ -147,6 +113,7 @@ class _Worker:
         self.comm, self.patience = comm, patience
         self._bell = patience.bell_for(0)
         self.assignments: dict[int, _Assignment | JobFailure] = {}
+        self.inboxes: dict[int, Inbox] = {}
         self._plain = Answer(comm, Packing([]))
         self._counted = TALLY.copy()
         self._receive_into(new_buffer(8 * HEADER))
@@ -199,22 +166,22 @@ class _Worker:
             self.assignments[number] = self._failure(error, "taking over the jobs")
 
     def _lay_out(self, layout: Layout) -> None:
+        """Make room for inputs of these shapes; also where the program itself is not there."""
+        inbox = self.inboxes[layout.number] = Inbox(self.comm, layout, self.patience)
+        if inbox.nbytes > len(self.message):
+            self._receive_into(new_buffer(inbox.nbytes))
         assignment = self.assignments[layout.number]
-        if isinstance(assignment, JobFailure):
-            # The message must still fit, to be answered with the failure.
-            packing = Packing(layout.parts, 8 * len(layout.parts))
-        else:
-            assignment.lay_out(layout)
-            packing = assignment.packing
-        if packing.nbytes > len(self.message):
-            self._receive_into(new_buffer(packing.nbytes))
+        if isinstance(assignment, _Assignment):
+            assignment.works = None
 
     def _evaluate(self, evaluation: int, number: int) -> None:
         begun = perf_counter_ns()
         answer, status = self._plain, Status.FAILED
         try:
+            inbox = self.inboxes[number]
+            inbox.update(self.message)
             assignment = self._assignment(number)
-            failures = assignment.evaluate(self.message)
+            failures = assignment.evaluate(inbox)
             answer, status = assignment.answer, Status.REJECTED if failures else Status.OK
         except JobError as error:
             failures = [error.failure]
@@ -225,8 +192,10 @@ class _Worker:
     def _compile(self, number: int) -> None:
         """Compile what the evaluation to come will need; it will also report what fails."""
         counted = TALLY.copy()
+        self.inboxes[number].update(self.message)
         with contextlib.suppress(Exception, SystemExit):
-            self._assignment(number).compile(self.message)
+            for work in self._assignment(number).prepare(self.inboxes[number]):
+                work.warm()
         # What is done to compile is no evaluation, and is not counted.
         self._counted += TALLY - counted
 

@@ -1,15 +1,17 @@
 """What travels between the ranks, and how often."""
 
-from contextlib import contextmanager
+import os
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
+import pytest
 
-from pymc_mpimap import SerialPool, current_pool, map_rect
+from pymc_mpimap import JobError, SerialPool, current_pool, map_rect, numeric_job
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.link import Link
-from pymc_mpimap.pool.protocol import HEADER
+from pymc_mpimap.pool.protocol import HEADER, LARGE
 from tests.helpers import assert_same_bits
 
 N = 64
@@ -20,18 +22,18 @@ known = {}
 
 @contextmanager
 def recorded(monkeypatch):
-    """Record the size of each message down, and each definition or layout, by rank."""
+    """Record the size of each message down, with what goes apart, and each order, by rank."""
     sizes, orders = [], []
     message, start, order = Link.message, Link.start, Link.order
 
-    def recording_message(self, buffer):
-        request = message(self, buffer)
+    def recording_message(self, buffer, *tag):
+        request = message(self, buffer, *tag)
         known[id(request)] = request, len(buffer)
         return request
 
-    def recording_start(self, request):
-        sizes.append((self.rank, known[id(request)][1]))
-        start(self, request)
+    def recording_start(self, request, apart=()):
+        sizes.append((self.rank, sum(known[id(part)][1] for part in (request, *apart))))
+        start(self, request, apart)
 
     def recording_order(self, number, what):
         orders.append((self.rank, type(what).__name__))
@@ -110,3 +112,60 @@ def test_one_definition_for_equal_ops(monkeypatch):
     with recorded(monkeypatch) as (_, orders):
         build()[1](np.ones(3))
     assert "Define" not in [kind for _, kind in orders]
+
+
+def test_large_inputs_travel_apart(monkeypatch):
+    """They are sent from where they stay to where they stay, and only if they changed."""
+    size = 2 * LARGE // 8
+    theta, jobs = pt.dvector("theta", shape=(size,)), pt.dmatrix("jobs", shape=(8, size))
+    total = map_rect(lambda theta, job: (theta * job).sum(), theta, jobs, grain_size=1).sum()
+    function = pytensor.function([theta, jobs], [total, *pt.grad(total, [theta, jobs])])
+    random = np.random.default_rng(1)
+    points = [random.normal(size=size), random.normal(size=(8, size))]
+    with recorded(monkeypatch):
+        function(*points)
+    n_ranks = max(others(), default=0) + 1
+    own = [8 * (r + 1) // n_ranks - 8 * r // n_ranks for r in range(n_ranks)]
+    for changed in ([0], [1], [0, 1], []):
+        for i in changed:
+            points[i] = points[i] + 1.0
+        with recorded(monkeypatch) as (sizes, orders):
+            result = function(*points)
+        assert orders == []
+        lengths = {0: lambda _: size, 1: lambda r: size * own[r]}
+        assert sizes == [
+            (r, message(*(lengths[i](r) for i in changed), inputs=3)) for r in others()
+        ]
+        with SerialPool():
+            assert_same_bits(result, function(*points))
+
+
+class Homesick:
+    """An object that can be unpickled in its own process alone."""
+
+    def __init__(self, home):
+        if home != os.getpid():
+            raise RuntimeError("far from home")
+        self.home = home
+
+    def __reduce__(self):
+        return Homesick, (self.home,)
+
+
+def test_large_inputs_of_a_program_that_did_not_arrive():
+    """What was sent to it is received all the same, and not taken for what comes next."""
+
+    @numeric_job(derivatives=None)
+    def job(theta, _job, _x):
+        return theta.sum()
+
+    size = 2 * LARGE // 8
+    theta = pt.dvector("theta", shape=(size,))
+    values = map_rect(job, theta, 8, [Homesick(os.getpid()) for _ in range(8)])
+    function = pytensor.function([theta], values)
+    for scale in (1.0, 2.0):
+        with nullcontext() if not others() else pytest.raises(JobError, match="far from home"):
+            function(np.full(size, scale))
+    other = pytensor.function([theta], map_rect(lambda t, j: t.sum() * j, theta, np.arange(8.0)))
+    for scale in (3.0, 4.0):
+        assert_same_bits(other(np.full(size, scale)), size * scale * np.arange(8.0))
