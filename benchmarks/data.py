@@ -54,7 +54,10 @@ def child(way: str, megabytes: float) -> None:
         if way == "local":
             data = mpimap.local(lambda job: made(job, job + 1, size)[0], like=np.empty(0))
         elif way == "constants":
-            data = made(0, JOBS, size)
+            data = np.empty((JOBS, size))
+            for job in range(JOBS):
+                data[job] = made(job, job + 1, size)
+            data.flags.writeable = False  # Else a copy is made.
         elif way == "shared variable":
             data = pytensor.shared(made(0, JOBS, size), name="x")
         total = mpimap.map_rect(lambda theta, _job, x: theta * x.sum(), theta, JOBS, data).sum()

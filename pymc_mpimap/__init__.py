@@ -5,7 +5,6 @@ import pymc_mpimap.ode.dispatch
 import pymc_mpimap.ode.merge
 import pymc_mpimap.rewriting  # noqa: F401 # they register themselves with PyTensor
 from pymc_mpimap.api import map_rect
-from pymc_mpimap.data import local
 from pymc_mpimap.errors import (
     DerivativeError,
     InputError,
@@ -16,6 +15,7 @@ from pymc_mpimap.errors import (
     PoolError,
 )
 from pymc_mpimap.job.derivatives import FiniteDifferences, numeric_job
+from pymc_mpimap.local_data import local
 from pymc_mpimap.ode.op import SolveIVP
 from pymc_mpimap.ode.solve import Doses, Steps, solve_ivp
 from pymc_mpimap.op import MapRectOp

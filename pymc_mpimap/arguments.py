@@ -14,16 +14,9 @@ from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.type import TensorType
 
-from pymc_mpimap.data import (
-    JobData,
-    Local,
-    LocalData,
-    ObjectData,
-    PackedData,
-    SharedData,
-    StackedData,
-)
+from pymc_mpimap.data import JobData, ObjectData, PackedData, SharedData, StackedData
 from pymc_mpimap.errors import InputError
+from pymc_mpimap.local_data import Local, LocalData
 from pymc_mpimap.signature import ObjectType
 from pymc_mpimap.structure import LEAF, NOTHING, Structure, flatten
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Self, override
 from uuid import uuid4
@@ -12,19 +13,14 @@ from uuid import uuid4
 import cloudpickle
 import numpy as np
 
-from pymc_mpimap.errors import InputError
 from pymc_mpimap.signature import packed_offsets
-from pymc_mpimap.structure import Structure, flatten
 
 __all__ = [
     "JobData",
-    "Local",
-    "LocalData",
     "ObjectData",
     "PackedData",
     "SharedData",
     "StackedData",
-    "local",
     "object_digest",
 ]
 
@@ -56,10 +52,22 @@ def _pickled(value: Any) -> bytes | None:
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
-    """Return a read-only copy: the digest of a constant must stay true."""
+    """Return what cannot change, as the digest of a constant must stay true: else a copy."""
+    if _nobody_writes(array) and array.flags.c_contiguous:
+        return np.asarray(array)
     array = np.array(array, order="C")
     array.flags.writeable = False
     return array
+
+
+def _nobody_writes(array: np.ndarray) -> bool:
+    """Whether an array, and what it is a view of, are read-only; files are, opened so."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return False
+        base = base.base
+    return base is None or isinstance(base, mmap.mmap)
 
 
 class JobData(ABC):
@@ -72,6 +80,11 @@ class JobData(ABC):
     """
 
     digest: bytes
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells these data, and of which jobs they are, from all others."""
+        return type(self).__name__, self.digest
 
     @abstractmethod
     def owned(self, first: int, last: int) -> Self:
@@ -110,6 +123,11 @@ class JobParts(JobData):
     """
 
     first = 0
+
+    @property
+    @override
+    def key(self) -> tuple[Any, ...]:
+        return *super().key, self.first if len(self) else 0, len(self)
 
     @abstractmethod
     def __len__(self) -> int:
@@ -253,129 +271,3 @@ class ObjectData(JobParts):
     @override
     def block(self, first: int, last: int) -> tuple[Any, ...]:
         return self.items[first - self.first : last - self.first]
-
-
-class Local:
-    """Data that each rank loads for its own jobs; see `local`."""
-
-    def __init__(self, load: Callable[[int], Any], like: Any = None):
-        self.load = load
-        self.like = like
-        self.digest = object_digest(load)
-        self._loaded: dict[int, Any] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": {}}
-
-    def __call__(self, job: int) -> Any:
-        """Return the data of one job, loaded at most once on this rank."""
-        if job not in self._loaded:
-            self._loaded[job] = self.load(job)
-        return self._loaded[job]
-
-
-def local(load: Callable[[int], Any], like: Any = None) -> Local:
-    """Say that each rank loads the data of its own jobs, so that they never pass through rank 0.
-
-    Parameters
-    ----------
-    load : callable
-        ``load(job_id)`` returns the data of one job, for instance read from a file: an array, or
-        a dict or tuple of arrays; for a numeric job any object. It is called once for each job,
-        on the rank that owns the job.
-    like : optional
-        For traced jobs: arrays (in the same dict or tuple) with the dtype and number of
-        dimensions of a job's data; their sizes do not matter. Without it, ``load(0)`` is called
-        where the model is built, to learn them.
-
-    Returns
-    -------
-    Local
-        To be passed to `map_rect` as ``x_r`` or ``x_i``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import pytensor.tensor as pt
-    >>> import pymc_mpimap as mpimap
-    >>> def load(job_id):
-    ...     return np.arange(job_id + 1.0)
-    >>> def squares(theta, job, y):
-    ...     return ((y - theta) ** 2).sum()
-    >>> theta = pt.dscalar("theta")
-    >>> x_r = mpimap.local(load, like=np.empty(0))
-    >>> mpimap.map_rect(squares, theta, 3, x_r).eval({theta: 1.0})
-    array([1., 1., 2.])
-    """
-    if not callable(load):
-        raise InputError(f"local(load) takes a function of the job's number, not {load!r:.80}")
-    return Local(load, like)
-
-
-class LocalData(JobData):
-    """One leaf of what a rank loads for its jobs.
-
-    Parameters
-    ----------
-    source : Local
-    leaf : int, optional
-        Which array of the loaded structure; None for the whole object, as numeric jobs get it.
-    structure : Structure, optional
-        What each job's data must look like.
-    kind : TensorType, optional
-        The leaf's type.
-    shapes : bool
-        Whether this holds the leaf's shapes rather than its values.
-    """
-
-    def __init__(
-        self,
-        source: Local,
-        leaf: int | None = None,
-        structure: Structure | None = None,
-        *,
-        kind: Any = None,
-        shapes: bool = False,
-        name: str = "local data",
-    ):
-        self.source, self.leaf, self.structure = source, leaf, structure
-        self.type, self.shapes, self.name = kind, shapes, name
-        self.digest = object_digest((source.digest, leaf, structure, shapes, str(kind)))
-
-    @override
-    def owned(self, first: int, last: int) -> Self:
-        return self
-
-    @override
-    def moved(self, first: int, last: int, gained: Sequence[Self]) -> Self:
-        return self
-
-    @override
-    def block(self, first: int, last: int) -> Any:
-        if self.leaf is None:
-            return tuple(self.source(job) for job in range(first, last))
-        arrays = [self._array(job) for job in range(first, last)]
-        if self.shapes:
-            return np.array([array.shape for array in arrays], dtype=np.int64).reshape(
-                last - first, self.type.ndim
-            )
-        empty = np.empty(0, dtype=self.type.dtype)  # of a rank without jobs
-        return np.concatenate([empty, *(np.ravel(array) for array in arrays)])
-
-    def _array(self, job: int) -> np.ndarray:
-        leaves, structure = flatten(self.source(job), self.name)
-        if structure != self.structure:
-            raise InputError(
-                f"{self.name}: load({job}) returned {structure}, but job 0 (or like=) has "
-                f"{self.structure}; every job's data must have the same dicts and tuples"
-            )
-        label, value = leaves[self.leaf or 0]
-        array = np.asarray(value)
-        if array.ndim != self.type.ndim or not np.can_cast(
-            array.dtype, self.type.dtype, "same_kind"
-        ):
-            raise InputError(
-                f"{label}: load({job}) returned {array.dtype} of {array.ndim} dimensions where "
-                f"{self.type.dtype} of {self.type.ndim} were expected from job 0 (or like=)"
-            )
-        return array.astype(self.type.dtype, copy=False)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pymc_mpimap import local
-from pymc_mpimap.data import LocalData, ObjectData, PackedData, SharedData, StackedData
+from pymc_mpimap.data import ObjectData, PackedData, SharedData, StackedData
+from pymc_mpimap.local_data import LocalData
 
 N = 7
 SHAPES = np.array([[2, 1], [0, 3], [1, 1], [2, 2], [0, 0], [3, 1], [1, 4]])
@@ -77,3 +78,20 @@ def test_data_are_read_only():
     for data in (MAKE["shared"]().value, MAKE["stacked"]().values, MAKE["packed"]().flat):
         with pytest.raises(ValueError, match="read-only"):
             data[0] = 1.0
+
+
+def test_what_nobody_can_write_to_is_not_copied(tmp_path):
+    values = np.arange(6.0).reshape(3, 2).copy()
+    assert not np.shares_memory(StackedData(values).values, values)
+    view = values[:]
+    view.flags.writeable = False
+    assert not np.shares_memory(StackedData(view).values, values)
+    values.flags.writeable = False
+    assert np.shares_memory(StackedData(values).values, values)
+    np.save(tmp_path / "values.npy", values)
+    mapped = np.load(tmp_path / "values.npy", mmap_mode="r")
+    held = StackedData(mapped)
+    assert np.shares_memory(held.values, mapped)
+    assert held == StackedData(values)
+    copied = np.load(tmp_path / "values.npy", mmap_mode="c")
+    assert not np.shares_memory(StackedData(copied).values, copied)

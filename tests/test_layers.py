@@ -12,7 +12,7 @@ import pymc_mpimap
 PACKAGE = Path(pymc_mpimap.__file__).parent
 LAYERS = [
     ["version", "errors", "structure", "signature", "blocks", "tally", "vectormath"],
-    ["data", "job"],
+    ["data", "local_data", "job"],
     ["map", "pool"],
     ["op"],
     ["rewriting", "dispatch"],

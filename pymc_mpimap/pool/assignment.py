@@ -16,6 +16,7 @@ from pymc_mpimap.pool.assembly import Assembly, assemblies
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.line import Line
 from pymc_mpimap.pool.link import Link
+from pymc_mpimap.pool.parcel import Key, keys_of
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.protocol import (
     SMALL,
@@ -302,6 +303,15 @@ class Assignment:
             orders.append((link, Define(self.number, program, runs, current_settings())))
             self._defined.add(link.rank)
         return orders
+
+    def known(self, rank: int) -> set[Key]:
+        """Return by what the data are called that a rank has for this program."""
+        if rank not in self._defined:
+            return set()
+        mine = [shares[rank] for shares in self.shares]
+        return keys_of(
+            held for share in mine for held in share.map.owned(share.first, share.last).data
+        )
 
     @property
     def undefined(self) -> bool:

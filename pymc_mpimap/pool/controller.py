@@ -16,8 +16,9 @@ from pymc_mpimap.pool.assignment import Assignment
 from pymc_mpimap.pool.interrupts import Uninterrupted
 from pymc_mpimap.pool.line import Line
 from pymc_mpimap.pool.link import Answer, Link
+from pymc_mpimap.pool.parcel import Key
 from pymc_mpimap.pool.program import Program
-from pymc_mpimap.pool.protocol import Command, Layout, Status
+from pymc_mpimap.pool.protocol import Command, Define, Layout, Status, Transfer
 from pymc_mpimap.pool.report import Recorder
 from pymc_mpimap.pool.wait import Patience
 from pymc_mpimap.tally import TALLY
@@ -153,7 +154,7 @@ class Controller:
         with Uninterrupted():
             for link, order in assignment.rebalance([np.concatenate(column) for column in costs]):
                 link.settle()
-                link.order(assignment.number, order)
+                self._tell(assignment, link, order)
 
     def _lay_out(
         self, assignment: Assignment, values: Sequence[np.ndarray], recorder: Recorder
@@ -164,9 +165,15 @@ class Controller:
             self._compile(assignment, recorder)
         with Uninterrupted():
             for link, definition in assignment.define():
-                link.order(assignment.number, definition)
+                self._tell(assignment, link, definition)
             self._announce(assignment, assignment.lines)
             assignment.expect()
+
+    def _tell(self, assignment: Assignment, link: Link, order: Define | Transfer) -> None:
+        """Send an order, without the data that the worker has for other programs."""
+        others = (other for other in self._assignments.values() if other is not assignment)
+        known = set[Key]().union(*(other.known(link.rank) for other in others))
+        link.order(assignment.number, order, known)
 
     @staticmethod
     def _announce(assignment: Assignment, lines: Sequence[Line]) -> None:
@@ -179,7 +186,7 @@ class Controller:
         leaders = assignment.leaders(self.hosts)
         with Uninterrupted():
             for link, definition in assignment.define([line.link for line in leaders]):
-                link.order(assignment.number, definition)
+                self._tell(assignment, link, definition)
             self._announce(assignment, leaders)
         evaluation = self._evaluation = self._evaluation + 1
         for line in leaders:

@@ -6,11 +6,11 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
 from pymc_mpimap.errors import PoolError
 from pymc_mpimap.pool.interrupts import Uninterrupted
+from pymc_mpimap.pool.parcel import Key, pack
 from pymc_mpimap.pool.protocol import (
     DOWN,
     HEADER,
@@ -112,13 +112,23 @@ class Link:
         if self._bell is not None:
             self._bell.ring(self.rank)
 
-    def order(self, number: int, order: Define | Layout | Transfer) -> None:
-        """Send what is not on the hot path. It must not be interrupted."""
-        payload = np.frombuffer(cloudpickle.dumps(order, protocol=5), np.uint8)
-        self._order_header[:4] = (Command.CONTROL, 0, number, len(payload))
+    def order(
+        self, number: int, order: Define | Layout | Transfer, known: set[Key] | None = None
+    ) -> None:
+        """Send what is not on the hot path. It must not be interrupted.
+
+        Parameters
+        ----------
+        known : set, optional
+            By what data are called that the worker has.
+        """
+        pickled, buffers = pack(order, known or set())
+        sizes = np.array([len(buffer) for buffer in buffers], dtype=np.int64)
+        self._order_header[:5] = (Command.CONTROL, 0, number, len(pickled), len(buffers))
+        messages = [pickled, *([sizes] if buffers else []), *buffers]
         requests = [
             self.comm.Isend(self._orders, dest=self.rank, tag=DOWN),
-            self.comm.Isend(payload, dest=self.rank, tag=PAYLOAD),
+            *(self.comm.Isend(part, dest=self.rank, tag=PAYLOAD) for part in messages),
         ]
         if self._bell is not None:
             self._bell.ring(self.rank)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 import socket
 import traceback
 from time import perf_counter_ns
@@ -15,6 +14,7 @@ from pytensor.configdefaults import config
 
 from pymc_mpimap.errors import JobError, JobFailure
 from pymc_mpimap.pool.inbox import Inbox
+from pymc_mpimap.pool.parcel import Key, unpack, with_sources
 from pymc_mpimap.pool.protocol import (
     DOWN,
     HEADER,
@@ -135,7 +135,7 @@ class _Worker:
                 self._compile(number)
                 self._send(self._plain, evaluation, Status.OK, 0, [])
             elif command == Command.CONTROL:
-                self._control(number, self._payload(payload))
+                self._control(number, self._order(payload, int(self.header[4])))
             elif command == Command.COSTS:
                 assignment = self.assignments[number]
                 costs = [] if isinstance(assignment, JobFailure) else assignment.costs()
@@ -145,15 +145,29 @@ class _Worker:
                 self._send(self._plain, evaluation, Status.OK, 0, [])
                 return
 
-    def _payload(self, nbytes: int) -> bytes:
-        buffer = np.empty(nbytes, dtype=np.uint8)
+    def _order(self, nbytes: int, n_arrays: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Receive an order, and the arrays that belong to it."""
+        pickled = self._payload(np.empty(nbytes, dtype=np.uint8))
+        if not n_arrays:
+            return pickled, []
+        sizes = self._payload(np.empty(n_arrays, dtype=np.int64))
+        return pickled, [self._payload(np.empty(size, dtype=np.uint8)) for size in sizes.tolist()]
+
+    def _payload(self, buffer: np.ndarray) -> np.ndarray:
         request = self.comm.Irecv(buffer, source=0, tag=PAYLOAD)
         wait_until(request.Test, self.patience)
-        return buffer.tobytes()
+        return buffer
 
-    def _control(self, number: int, payload: bytes) -> None:
+    def _known(self) -> dict[Key, Any]:
+        """Return the data that are here, by what the controller calls them."""
+        programs = [a for a in self.assignments.values() if isinstance(a, _Assignment)]
+        return with_sources(
+            held for program in programs for share in program.shares for held in share.map.data
+        )
+
+    def _control(self, number: int, pickled: tuple[np.ndarray, list[np.ndarray]]) -> None:
         try:
-            order = pickle.loads(payload)
+            order = unpack(*pickled, self._known())
             if isinstance(order, Define):
                 self.assignments[number] = _Assignment(order, self.comm)
             elif isinstance(order, Transfer):

@@ -85,7 +85,9 @@ def test_interrupted_at_any_line(size):
             sys.settrace(before)
         # Now the same values as before, now others: either may be what the ranks have.
         for factor in (1.0 + line, 0.5):
-            np.testing.assert_allclose(function(np.full(size, factor)), expected * factor, rtol=1e-12)
+            np.testing.assert_allclose(
+                function(np.full(size, factor)), expected * factor, rtol=1e-12
+            )
     assert line > 30
 
 

@@ -26,9 +26,9 @@ def move_always(monkeypatch):
     orders = []
     order = Link.order
 
-    def recording_order(self, number, what):
+    def recording_order(self, number, what, *known):
         orders.append((self.rank, what))
-        order(self, number, what)
+        order(self, number, what, *known)
 
     def propose(self, costs, moving=0.0):
         assert costs.shape == (self.n_blocks,)

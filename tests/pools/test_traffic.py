@@ -9,8 +9,10 @@ import pytensor.tensor as pt
 import pytest
 
 from pymc_mpimap import JobError, SerialPool, current_pool, map_rect, numeric_job
+from pymc_mpimap.pool import link
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.link import Link
+from pymc_mpimap.pool.parcel import pack
 from pymc_mpimap.pool.protocol import HEADER, LARGE
 from tests.helpers import assert_same_bits
 
@@ -35,9 +37,9 @@ def recorded(monkeypatch):
         sizes.append((self.rank, sum(known[id(part)][1] for part in (request, *apart))))
         start(self, request, apart)
 
-    def recording_order(self, number, what):
+    def recording_order(self, number, what, *known):
         orders.append((self.rank, type(what).__name__))
-        order(self, number, what)
+        order(self, number, what, *known)
 
     with monkeypatch.context() as patch:
         patch.setattr(Link, "message", recording_message)
@@ -169,3 +171,32 @@ def test_large_inputs_of_a_program_that_did_not_arrive():
     other = pytensor.function([theta], map_rect(lambda t, j: t.sum() * j, theta, np.arange(8.0)))
     for scale in (3.0, 4.0):
         assert_same_bits(other(np.full(size, scale)), size * scale * np.arange(8.0))
+
+
+def test_data_of_several_programs_travel_once(monkeypatch):
+    """A program of the value, one of the value and its gradient, and one of other jobs' data."""
+    held, own = np.arange(8 * 5000.0).reshape(8, 5000), np.ones((8, 3))
+    theta = pt.dscalar("theta")
+    total = map_rect(lambda theta, job, x: theta * x.sum() + job.sum(), theta, own, held).sum()
+    other = map_rect(lambda theta, job, x: theta * job.sum() - x[0], theta, own, held).sum()
+    sent = []
+
+    def recording_pack(order, known):
+        pickled, arrays = pack(order, known)
+        sent.append(sum(array.nbytes for array in arrays))
+        return pickled, arrays
+
+    monkeypatch.setattr(link, "pack", recording_pack)
+    functions = [
+        pytensor.function([theta], outputs)
+        for outputs in ([total], [total, pt.grad(total, theta)], [other])
+    ]
+    for function in functions:
+        for scale in (1.0, 2.0):
+            result = function(scale)
+            with SerialPool():
+                assert_same_bits(result, function(scale))
+    # Shapes of messages and the like aside.
+    everything = held.nbytes + own.nbytes
+    here = 8 // (max(others(), default=0) + 1) / 8 * everything
+    assert sum(sent) <= everything - here + 1000
