@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pytensor.configdefaults import config
 
-from pymc_mpimap.map import Map
+from pymc_mpimap.pool import tree
 from pymc_mpimap.pool.assembly import Assembly, assemblies
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.line import Line
@@ -20,12 +20,15 @@ from pymc_mpimap.pool.parcel import Key, keys_of
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.protocol import (
     SMALL,
+    Branch,
     Define,
+    Layout,
     Packing,
+    Parts,
     Transfer,
     same_bytes,
 )
-from pymc_mpimap.pool.share import Share, output_shapes
+from pymc_mpimap.pool.share import Share, answer_parts
 from pymc_mpimap.pool.work import Work
 from pymc_mpimap.signature import packed_offsets
 
@@ -51,8 +54,14 @@ class Assignment:
 
     Attributes
     ----------
+    direct : list of Line
+        To the ranks that have something to do, set by `prepare`.
+    branches : tuple of Branch
+        Those that evaluations go to, where they go down a tree; the lines are to their heads.
     lines : list of Line
-        Of the ranks that have something to do, set by `prepare`.
+        What evaluations are sent by.
+    spent : list of (tuple of int, array)
+        Where the ranks of branches say how long they were busy.
     works : list of Work
         This rank's own part of each map.
     assemblies : list of callable
@@ -82,7 +91,11 @@ class Assignment:
         self._contents: list[bytes | None] = []
         self._large: list[int] = []
         self._offsets: dict[int, np.ndarray] = {}
+        self.direct: list[Line] = []
+        self.branches: tuple[Branch, ...] = ()
         self.lines: list[Line] = []
+        self.heads: list[Link] = []
+        self.spent: list[tuple[tuple[int, ...], np.ndarray]] = []
         self.works: list[Work] = []
         self.assemblies: list[Assembly] = []
 
@@ -168,10 +181,30 @@ class Assignment:
             for move in self.program.moves
             if move.shapes is not None
         }
-        self.lines = [
-            Line(link, self.number, [self.part(i, link.rank, v) for i, v in enumerate(self._held)])
+        flat = not tree.pays(len(self.working) + 1)
+        self.direct = [
+            Line(
+                link,
+                self.number,
+                [self.part(i, link.rank, v) for i, v in enumerate(self._held)],
+                apart=flat,
+            )
             for link in self.working
         ]
+        self.branches, self.lines = (), self.direct
+        if not flat:
+            self.branches = tree.branches([link.rank for link in self.working], self._branch)
+            self.lines = [
+                Line(
+                    self._links[ranks[0] - 1],
+                    self.number,
+                    [self._part_of(i, ranks, v) for i, v in enumerate(self._held)],
+                    apart=False,
+                )
+                for ranks in (branch.ranks for branch in self.branches)
+            ]
+        self._groups = [b.ranks for b in self.branches] or [(ln.rank,) for ln in self.working]
+        self.heads = [line.link for line in self.lines]
         self.works = [
             Work(shares[0], [self.part(i, 0, self._held[i]) for i in used])
             for shares, used in zip(self.shares, self.program.uses, strict=True)
@@ -179,14 +212,45 @@ class Assignment:
 
     def part(self, i: int, rank: int, value: np.ndarray) -> np.ndarray:
         """Return a rank's part of an input."""
+        return self._part_of(i, (rank,), value)
+
+    def _part_of(self, i: int, ranks: tuple[int, ...], value: np.ndarray) -> np.ndarray:
+        """Return the part of consecutive ranks of an input."""
+        rows = self._rows(i, ranks)
+        return value if rows is None else value[rows[0] : rows[1]]
+
+    def _rows(self, i: int, ranks: tuple[int, ...]) -> tuple[int, int] | None:
+        """Return which rows of an input are theirs; None if it is broadcast."""
         runs, move = self._job_runs[i], self.program.moves[i]
         if runs is None:
-            return value
-        first, last = runs[rank]
+            return None
+        first, last = runs[ranks[0]][0], runs[ranks[-1]][1]
         if move.shapes is not None:
             offsets = self._offsets[move.shapes]
-            first, last = offsets[first], offsets[last]
-        return value[first:last]
+            first, last = int(offsets[first]), int(offsets[last])
+        return first, last
+
+    def _shares_of(self, ranks: tuple[int, ...]) -> list[Share]:
+        """Return for each map the share that consecutive ranks have together."""
+        return [
+            shares[ranks[0]]
+            if len(ranks) == 1
+            else Share(shares[ranks[0]].map, shares[ranks[0]].low, shares[ranks[-1]].high)
+            for shares in self.shares
+        ]
+
+    def _branch(self, ranks: tuple[int, ...], parent: int, children: tuple[Branch, ...]) -> Branch:
+        runs = tuple((share.low, share.high) for share in self._shares_of(ranks))
+        rows = tuple(self._rows(i, ranks) for i in range(len(self._held)))
+        return Branch(ranks, parent, runs, rows, self._answer(ranks), children)
+
+    def layouts(self, lines: Sequence[Line]) -> list[tuple[Link, Layout]]:
+        """Return what ranks must be told of what will be sent to them."""
+        found = tree.all_of(self.branches)
+        return [
+            (line.link, Layout(self.number, line.layout, line.apart, found.get(line.link.rank)))
+            for line in lines
+        ]
 
     def fits(self, values: Sequence[np.ndarray]) -> bool:
         """Whether all that was prepared still holds for these inputs."""
@@ -231,12 +295,15 @@ class Assignment:
                     held[...] = now
                     for rank in ranks:
                         changed[rank].append(i)
+        for branch in self.branches:
+            changed[branch.ranks[0]] = sorted({i for rank in branch.ranks for i in changed[rank]})
         return changed
 
     def send_all(self, evaluation: int) -> None:
         """Send each working rank its part of all inputs, as held."""
         for line in self.lines:
-            line.send(evaluation, self.everything)
+            # In a tree, each has taken them already, see `Controller`.
+            line.send(evaluation, () if self.branches else self.everything)
         self.in_force = True
 
     @property
@@ -246,43 +313,42 @@ class Assignment:
 
     def leaders(self, hosts: Sequence[str]) -> list[Line]:
         """Return the first of the working ranks of each host but this one."""
-        first = {hosts[line.link.rank]: line for line in reversed(self.lines)}
+        first = {hosts[line.link.rank]: line for line in reversed(self.direct)}
         return [line for host, line in first.items() if host != hosts[0]]
 
     def expect(self) -> None:
         """Find the answers where the links will receive them; nothing may be under way."""
         results: list[list[Sequence[np.ndarray]]] = [[work.outputs] for work in self.works]
-        working = [0, *(line.link.rank for line in self.lines)]
-        for line in self.lines:
-            packing = self._packing(line.link.rank)
+        shares = [[work.share] for work in self.works]
+        self.spent = []
+        for line, ranks in zip(self.lines, self._groups, strict=True):
+            packing = Packing(self._answer(ranks))
             line.link.reserve(packing.nbytes)
             line.answer = line.link.answer
             views, _ = packing.views(line.answer, tuple(range(len(packing.parts))))
             rest = iter(views)
-            for column, m in zip(results, self.program.maps, strict=True):
-                column.append([next(rest) for _ in m.job.outputs])
+            for k, share in enumerate(self._shares_of(ranks)):
+                results[k].append([next(rest) for _ in share.map.job.outputs])
+                shares[k].append(share)
+            self.spent += [(ranks, spent) for spent in rest]
         self.assemblies = [
             assemble
-            for m, shares, column in zip(self.program.maps, self.shares, results, strict=True)
-            for assemble in assemblies(m, [shares[rank] for rank in working], column)
+            for m, own, column in zip(self.program.maps, shares, results, strict=True)
+            for assemble in assemblies(m, own, column)
         ]
 
-    def _packing(self, rank: int) -> Packing:
-        """Return how a worker's answer is packed."""
-        parts: list[tuple[str, tuple[int, ...]]] = []
-        for shares, used in zip(self.shares, self.program.uses, strict=True):
-            share = shares[rank]
-            m = share.map
-            supplied = (self.part(i, rank, self._held[i]) for i in used)
-            inputs = [
-                next(supplied) if held is None else _shape_data(m, i, share)
-                for i, held in enumerate(m.data)
-            ]
-            sizes = output_shapes(m, inputs, share.first, share.last, len(share.subtrees))
-            parts += [
-                (slot.type.dtype, shape) for slot, shape in zip(m.job.outputs, sizes, strict=True)
-            ]
-        return Packing(parts)
+    def received(self, busy: list[int]) -> None:
+        """Find the answers where they are now, and note how long ranks of branches were busy."""
+        if any(line.answer is not line.link.answer for line in self.lines):
+            self.expect()
+        for ranks, spent in self.spent:
+            for rank, nanoseconds in zip(ranks, spent.tolist(), strict=True):
+                busy[rank] = nanoseconds
+
+    def _answer(self, ranks: tuple[int, ...]) -> Parts:
+        """Return the dtypes and shapes of the answer of consecutive ranks."""
+        held = [self._part_of(i, ranks, value) for i, value in enumerate(self._held)]
+        return answer_parts(self.program, self._shares_of(ranks), held, len(ranks))
 
     def define(self, links: Sequence[Link] | None = None) -> list[tuple[Link, Define | Transfer]]:
         """Return what each rank that begins to work needs: the program and its jobs' data.
@@ -338,11 +404,3 @@ def current_settings() -> dict[str, Any]:
     if "jax" in sys.modules:
         settings["jax_enable_x64"] = sys.modules["jax"].config.jax_enable_x64
     return settings
-
-
-def _shape_data(m: Map, i: int, share: Share) -> Any:
-    """Return held data only where the shapes of outputs follow from them."""
-    if any(i in (slot.shapes, slot.like) for slot in m.job.outputs):
-        held = m.data[i]
-        return None if held is None else held.block(share.first, share.last)
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any
 
@@ -18,7 +18,7 @@ from pymc_mpimap.pool.line import Line
 from pymc_mpimap.pool.link import Answer, Link
 from pymc_mpimap.pool.parcel import Key
 from pymc_mpimap.pool.program import Program
-from pymc_mpimap.pool.protocol import Command, Define, Layout, Status, Transfer
+from pymc_mpimap.pool.protocol import Command, Define, Status, Transfer
 from pymc_mpimap.pool.report import Recorder
 from pymc_mpimap.pool.wait import Patience
 from pymc_mpimap.tally import TALLY
@@ -50,6 +50,8 @@ class Controller:
         self._assignments: dict[tuple[Program, str], Assignment] = {}
         self._latest: Any = (None, "", None)
         self._evaluation = 0
+        # Whether an evaluation did not end as it should: ranks may still be at it.
+        self._broken_off = False
         # The nanoseconds that workers lose, compared with rank 0, to the messages.
         self._loss = math.inf
 
@@ -62,17 +64,47 @@ class Controller:
             self._latest = program, mode, self._assignment(program, mode, inputs)
         assignment = self._latest[2]
         values = [inputs[position] for position in assignment.positions]
-        for link in assignment.working:
+        if self._broken_off:
+            self._quiet()
+        self._broken_off = True
+        for link in assignment.heads:
             link.settle()
         if assignment.fits(values):
             evaluation = self._evaluation = self._evaluation + 1
             assignment.send(evaluation, values)
         else:
+            for link in assignment.working:
+                link.settle()
             program.check(inputs)
             self._lay_out(assignment, values, recorder)
             evaluation = self._evaluation = self._evaluation + 1
             assignment.send_all(evaluation)
-        return self._finish(assignment, evaluation, recorder)
+        try:
+            outputs = self._finish(assignment, evaluation, recorder)
+        except JobError:
+            self._broken_off = False  # All ranks have answered.
+            raise
+        self._broken_off = False
+        return outputs
+
+    def _quiet(self, timeout: float | None = None) -> bool:
+        """Wait until no rank is at anything any more; say whether that was so in time.
+
+        In a tree, what rank 0 sends to a rank could otherwise overtake what another rank does.
+        """
+        deadline = None if timeout is None else time.perf_counter() + timeout
+
+        def left() -> float | None:
+            return None if deadline is None else max(0.0, deadline - time.perf_counter())
+
+        if not all(link.settle(left()) for link in self.links):
+            return False
+        # An evaluation may have been sent, and Ctrl-C have struck before that was noted: who
+        # answers has done all that was sent before.
+        evaluation = self._evaluation = self._evaluation + 1
+        for link in self.links:
+            link.ask(Command.PING, evaluation)
+        return all(link.collect(evaluation, left()) is not None for link in self.links)
 
     def _assignment(self, program: Program, mode: str, inputs: Sequence[np.ndarray]) -> Assignment:
         # Compiled code belongs to the PyTensor mode that it was compiled in.
@@ -109,8 +141,8 @@ class Controller:
                 failures += answer.payload
         if failed:
             raise min(failed, key=lambda error: error.failure.job)
-        if moved:
-            assignment.expect()
+        if moved or assignment.branches:
+            assignment.received(busy)
         outputs = [assemble() for assemble in assignment.assemblies]
         if failures:
             recorder.rejected(failures)
@@ -143,11 +175,11 @@ class Controller:
     def _rebalance(self, assignment: Assignment, recorder: Recorder) -> None:
         """Ask all ranks what their blocks cost, and move blocks between them where that pays."""
         evaluation = self._evaluation = self._evaluation + 1
-        for line in assignment.lines:
+        for line in assignment.direct:
             line.link.settle()
             line.link.ask(Command.COSTS, evaluation, assignment.number)
         costs = [[work.costs()] for work in assignment.works]
-        for line in assignment.lines:
+        for line in assignment.direct:
             answer = self._collect(line, evaluation, recorder)
             for column, own in zip(costs, answer.payload, strict=True):
                 column.append(own)
@@ -166,8 +198,10 @@ class Controller:
         with Uninterrupted():
             for link, definition in assignment.define():
                 self._tell(assignment, link, definition)
-            self._announce(assignment, assignment.lines)
+            self._announce(assignment, assignment.direct)
             assignment.expect()
+        if assignment.branches:
+            self._hand_out(assignment, assignment.direct, Command.TAKE, recorder)
 
     def _tell(self, assignment: Assignment, link: Link, order: Define | Transfer) -> None:
         """Send an order, without the data that the worker has for other programs."""
@@ -177,9 +211,28 @@ class Controller:
 
     @staticmethod
     def _announce(assignment: Assignment, lines: Sequence[Line]) -> None:
+        for link, layout in assignment.layouts(lines):
+            link.order(assignment.number, layout)
+
+    def _hand_out(
+        self,
+        assignment: Assignment,
+        lines: Sequence[Line],
+        command: Command,
+        recorder: Recorder,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Send ranks all of their inputs, whatever the tree, and wait until they have them.
+
+        Without that, an evaluation that comes down a tree could overtake its layout.
+        """
+        evaluation = self._evaluation = self._evaluation + 1
         for line in lines:
-            layout = Layout(assignment.number, line.layout, line.apart)
-            line.link.order(assignment.number, layout)
+            line.send(evaluation, assignment.everything, command)
+        meanwhile()
+        for line in lines:
+            self._collect(line, evaluation, recorder)
+            line.link.settle()
 
     def _compile(self, assignment: Assignment, recorder: Recorder) -> None:
         """Compile on one rank of each host; the others then find the code in PyTensor's cache."""
@@ -188,17 +241,15 @@ class Controller:
             for link, definition in assignment.define([line.link for line in leaders]):
                 self._tell(assignment, link, definition)
             self._announce(assignment, leaders)
-        evaluation = self._evaluation = self._evaluation + 1
-        for line in leaders:
-            line.send(evaluation, assignment.everything, Command.COMPILE)
-        # What is done to compile is no evaluation, and is not counted.
-        counted = TALLY.copy()
-        for work in assignment.works:
-            work.warm()
-        recorder.counted(counted - TALLY)
-        for line in leaders:
-            self._collect(line, evaluation, recorder)
-            line.link.settle()
+
+        def warm() -> None:
+            # What is done to compile is no evaluation, and is not counted.
+            counted = TALLY.copy()
+            for work in assignment.works:
+                work.warm()
+            recorder.counted(counted - TALLY)
+
+        self._hand_out(assignment, leaders, Command.COMPILE, recorder, warm)
 
     def stop(self, timeout: float) -> bool:
         """Tell all workers to stop; say whether all of them answered in time."""
@@ -207,6 +258,8 @@ class Controller:
         def left() -> float:
             return max(0.0, deadline - time.perf_counter())
 
+        if self._broken_off and not self._quiet(left()):
+            return False
         if not all(link.settle(left()) for link in self.links):
             return False
         with Uninterrupted():

@@ -25,14 +25,11 @@ class Inbox:
     ----------
     current : list of array
         The inputs, or this rank's parts of them.
-    nbytes : int
-        How long a message can be.
     """
 
     def __init__(self, comm: Any, layout: Layout, patience: Patience):
         self._patience = patience
         self._packing = Packing(layout.parts, len(layout.parts))
-        self.nbytes = self._packing.nbytes
         self.current = [np.zeros(shape, dtype) for dtype, shape in self._packing.parts]
         self._apart = {
             i: comm.Recv_init(self.current[i].reshape(-1).view(np.uint8), source=0, tag=APART + i)
@@ -57,6 +54,11 @@ class Inbox:
             current[...] = place
         for request in apart:
             wait_until(request.Test, self._patience)
+
+    def drop(self, message: np.ndarray) -> None:
+        """Receive what comes apart, for a program that is not here."""
+        if self._apart:
+            self.update(message)
 
     def _change(
         self, message: np.ndarray, flags: bytes

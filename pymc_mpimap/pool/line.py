@@ -35,6 +35,9 @@ class Line:
         What the worker calls the program.
     parts : sequence of array
         The worker's parts of the inputs as they are held here.
+    apart : bool
+        Whether large inputs are sent apart. Down a tree they are not: who hands them on does it
+        with the rest.
 
     Attributes
     ----------
@@ -42,7 +45,7 @@ class Line:
         Where the answer is looked for; another one than the link's after it made more room.
     """
 
-    def __init__(self, link: Link, number: int, parts: Sequence[np.ndarray]):
+    def __init__(self, link: Link, number: int, parts: Sequence[np.ndarray], *, apart: bool = True):
         self.link = link
         self._parts = parts
         self.layout: Parts = tuple((part.dtype.str, part.shape) for part in parts)
@@ -52,7 +55,7 @@ class Line:
         self._header[:] = 0
         self._header[2] = number
         self._flags = self._buffer[8 * HEADER : 8 * HEADER + len(parts)]
-        self.apart = tuple(i for i, part in enumerate(parts) if part.nbytes >= LARGE)
+        self.apart = tuple(i for i, part in enumerate(parts) if apart and part.nbytes >= LARGE)
         self._large = {
             i: link.message(parts[i].reshape(-1).view(np.uint8), APART + i) for i in self.apart
         }

@@ -1,4 +1,4 @@
-"""The controller's line to one worker."""
+"""The line to one worker, of the controller or of the rank above it in a tree."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Answer:
 
 
 class Link:
-    """Requests and buffers between the controller and one worker.
+    """Requests and buffers between one worker and the controller, or a rank above it in a tree.
 
     Ctrl-C may interrupt the controller anywhere. What is under way is then waited for before the
     next message, and an answer that nobody waits for any more is known by its number.
@@ -111,6 +111,12 @@ class Link:
         self._receive.Start()
         if self._bell is not None:
             self._bell.ring(self.rank)
+
+    def sent(self) -> None:
+        """Wait until the message that was started last has left."""
+        if self._sending is not None:
+            wait_until(self._sending.Test, self.patience)
+            self._sending = None
 
     def order(
         self, number: int, order: Define | Layout | Transfer, known: set[Key] | None = None

@@ -1,6 +1,6 @@
 """What controller and workers say to each other, byte by byte.
 
-Down, from the controller::
+Down, from the controller, or from another worker above the receiver in a tree::
 
     command, evaluation, program, payload     int64
     changed                                   one byte an input, padded to eight
@@ -13,6 +13,7 @@ Up, from a worker::
     evaluation, status, busy, payload         int64
     what compiled code has counted, see tally; nothing was counted if the first is 0
     outputs                                   each aligned to eight bytes
+    busy of each rank of a branch             int64, where there is more than one
 
 A payload is a pickled object that follows in a message of its own: definitions, layouts, transfers
 of jobs, costs and failures, none of them on the hot path. Both sides know all shapes beforehand.
@@ -37,6 +38,7 @@ __all__ = [
     "PAYLOAD",
     "SMALL",
     "UP",
+    "Branch",
     "Command",
     "Define",
     "Layout",
@@ -65,6 +67,8 @@ class Command(IntEnum):
     STOP = 3
     COSTS = 4
     COMPILE = 5
+    TAKE = 6
+    PING = 7
 
 
 class Status(IntEnum):
@@ -119,6 +123,33 @@ class Transfer:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A rank and those below it in a tree: consecutive ones, it being the first.
+
+    Attributes
+    ----------
+    ranks : tuple of int
+    parent : int
+        Who sends to the first of them, and is answered by it for all.
+    runs : tuple of (int, int)
+        For each map, their blocks.
+    rows : tuple
+        For each input the rows that are theirs, None where it is broadcast.
+    answer : tuple of (str, tuple of int)
+        The dtypes and shapes of their answer.
+    children : tuple of Branch
+        Those below the first, in order.
+    """
+
+    ranks: tuple[int, ...]
+    parent: int
+    runs: tuple[tuple[int, int], ...]
+    rows: tuple[tuple[int, int] | None, ...]
+    answer: Parts
+    children: tuple[Branch, ...] = ()
+
+
+@dataclass(frozen=True)
 class Layout:
     """Control: the dtypes and shapes of what will be sent to the receiver for a program.
 
@@ -126,15 +157,28 @@ class Layout:
     ----------
     number : int
     parts : tuple of (str, tuple of int)
-        For each input.
+        What is the receiver's own, and comes from the controller.
     apart : tuple of int
         The inputs that come in messages of their own, from and to where they stay: each copy of a
         large array takes as long as sending it.
+    branch : Branch, optional
+        Where evaluations go down a tree, the receiver and those below it.
     """
 
     number: int
     parts: Parts
     apart: tuple[int, ...] = ()
+    branch: Branch | None = None
+
+    @property
+    def incoming(self) -> Parts:
+        """What comes with an evaluation: the receiver's own inputs, and those of ranks below it."""
+        if self.branch is None:
+            return self.parts
+        return tuple(
+            (dtype, shape if rows is None else (rows[1] - rows[0], *shape[1:]))
+            for (dtype, shape), rows in zip(self.parts, self.branch.rows, strict=True)
+        )
 
 
 class Packing:

@@ -12,9 +12,11 @@ import numpy as np
 from pymc_mpimap.blocks import Node, subtrees
 from pymc_mpimap.errors import JobError, JobFailure
 from pymc_mpimap.map import Map
+from pymc_mpimap.pool.program import Program
+from pymc_mpimap.pool.protocol import Parts
 from pymc_mpimap.signature import core_shape, packed_offsets
 
-__all__ = ["Share", "output_shapes"]
+__all__ = ["Share", "answer_parts", "output_shapes"]
 
 
 def output_shapes(
@@ -118,3 +120,41 @@ class Share:
             exception=f"{type(error).__name__}: {text}" if text else type(error).__name__,
             traceback="".join(traceback.format_exception(error)),
         )
+
+
+def answer_parts(
+    program: Program, shares: Sequence[Share], values: Sequence[np.ndarray], ranks: int
+) -> Parts:
+    """Return the dtypes and shapes of an answer.
+
+    Parameters
+    ----------
+    program : Program
+    shares : sequence of Share
+        For each map, that of who answers.
+    values : sequence of array
+        Its part of each of the program's inputs.
+    ranks : int
+        For how many ranks it answers.
+    """
+    parts: list[tuple[str, tuple[int, ...]]] = []
+    for share, used in zip(shares, program.uses, strict=True):
+        m = share.map
+        supplied = (values[i] for i in used)
+        inputs = [
+            next(supplied) if data is None else _shape_data(m, i, share)
+            for i, data in enumerate(m.data)
+        ]
+        shapes = output_shapes(m, inputs, share.first, share.last, len(share.subtrees))
+        parts += [
+            (slot.type.dtype, shape) for slot, shape in zip(m.job.outputs, shapes, strict=True)
+        ]
+    return (*parts, ("int64", (ranks,))) if ranks > 1 else tuple(parts)
+
+
+def _shape_data(m: Map, i: int, share: Share) -> Any:
+    """Return held data only where the shapes of outputs follow from them."""
+    if any(i in (slot.shapes, slot.like) for slot in m.job.outputs):
+        held = m.data[i]
+        return None if held is None else held.block(share.first, share.last)
+    return None

@@ -1,8 +1,6 @@
 """Ctrl-C at the worst moments: the next call gives what it should."""
 
-import os
 import signal
-import sys
 from contextlib import nullcontext
 
 import numpy as np
@@ -14,6 +12,7 @@ from pymc_mpimap import current_pool, map_rect, numeric_job
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.link import Link
 from tests.helpers import assert_same_bits
+from tests.interrupting import interrupt_at_every_line
 
 
 @pytest.fixture(autouse=True)
@@ -48,47 +47,11 @@ def build(size):
     return pytensor.function([theta], map_rect(lambda t, job, x: (t * x).sum(), theta, 6, held))
 
 
-def striking_at(line):
-    """Return a trace function that presses Ctrl-C before this line of the pool's code, counted."""
-    passed = 0
-
-    def trace(frame, event, _):
-        nonlocal passed
-        if f"pymc_mpimap{os.sep}pool" not in frame.f_code.co_filename:
-            return None
-        if event == "line":
-            passed += 1
-            if passed == line:
-                signal.raise_signal(signal.SIGINT)
-        return trace
-
-    return trace
-
-
 @pytest.mark.parametrize("size", [3, 10_000])  # packed, and sent apart
 def test_interrupted_at_any_line(size):
     """Wherever it strikes, no answer is taken for another's and no rank has stale inputs."""
-    function = build(size)
     expected = np.arange(6.0 * size).reshape(6, size).sum(axis=1)
-    function(np.ones(size))
-    line, struck = 0, True
-    while struck:
-        line += 1
-        before = sys.gettrace()
-        sys.settrace(striking_at(line))
-        try:
-            function(np.full(size, 1.0 + line))
-            struck = False
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(before)
-        # Now the same values as before, now others: either may be what the ranks have.
-        for factor in (1.0 + line, 0.5):
-            np.testing.assert_allclose(
-                function(np.full(size, factor)), expected * factor, rtol=1e-12
-            )
-    assert line > 30
+    assert interrupt_at_every_line(build(size), size, expected) > 30
 
 
 @pytest.mark.parametrize("step", ["start", "order"])
