@@ -212,7 +212,14 @@ class Assignment:
 
     def part(self, i: int, rank: int, value: np.ndarray) -> np.ndarray:
         """Return a rank's part of an input."""
-        return self._part_of(i, (rank,), value)
+        runs, move = self._job_runs[i], self.program.moves[i]
+        if runs is None:
+            return value
+        first, last = runs[rank]
+        if move.shapes is not None:
+            offsets = self._offsets[move.shapes]
+            first, last = offsets[first], offsets[last]
+        return value[first:last]
 
     def _part_of(self, i: int, ranks: tuple[int, ...], value: np.ndarray) -> np.ndarray:
         """Return the part of consecutive ranks of an input."""

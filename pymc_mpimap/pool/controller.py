@@ -66,10 +66,10 @@ class Controller:
         values = [inputs[position] for position in assignment.positions]
         if self._broken_off:
             self._quiet()
-        self._broken_off = True
         for link in assignment.heads:
             link.settle()
         if assignment.fits(values):
+            self._broken_off = True
             evaluation = self._evaluation = self._evaluation + 1
             assignment.send(evaluation, values)
         else:
@@ -99,12 +99,14 @@ class Controller:
 
         if not all(link.settle(left()) for link in self.links):
             return False
-        # An evaluation may have been sent, and Ctrl-C have struck before that was noted: who
-        # answers has done all that was sent before.
+        # An evaluation may have been sent, and Ctrl-C have struck before that was noted. Who
+        # answers this has done all that was sent before, and so have those below it.
         evaluation = self._evaluation = self._evaluation + 1
         for link in self.links:
             link.ask(Command.PING, evaluation)
-        return all(link.collect(evaluation, left()) is not None for link in self.links)
+        done = all(link.collect(evaluation, left()) is not None for link in self.links)
+        self._broken_off = not done
+        return done
 
     def _assignment(self, program: Program, mode: str, inputs: Sequence[np.ndarray]) -> Assignment:
         # Compiled code belongs to the PyTensor mode that it was compiled in.
@@ -193,6 +195,7 @@ class Controller:
     ) -> None:
         """Agree with the workers on the shapes of all that will be sent, either way."""
         assignment.prepare(values)
+        self._broken_off = True
         if assignment.working and assignment.undefined:
             self._compile(assignment, recorder)
         with Uninterrupted():

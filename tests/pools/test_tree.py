@@ -1,6 +1,7 @@
 """Many ranks reached through a tree: the same bits, errors and reports as without one."""
 
 import signal
+from contextlib import nullcontext
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -349,6 +350,11 @@ def owner(job, n=N):
     return next(r for r, (low, high) in enumerate(pairwise(cuts)) if low <= job < high)
 
 
+def owner_ends():
+    """Return for each rank the job after its last."""
+    return Balance(N, ranks()).cuts[1:]
+
+
 def test_job_that_raises(grown):
     function = fragile_function(10.0, grain_size=1)
     check(function, (0.5,))
@@ -376,6 +382,22 @@ def test_the_first_of_many_errors(grown):
             function(float(job))
         assert caught.value.failure.job == job
     check(function, (float(N),))
+
+
+def test_the_first_of_errors_in_two_maps(grown):
+    """The lower job is on the later rank, below the other in a chain."""
+    if ranks() < 3:
+        pytest.skip("both jobs are on one rank")
+    theta = pt.dscalar("theta")
+    few = map_rect(fragile, theta, np.arange(4.0) + 6.0, np.ones(4), grain_size=1)
+    jobs = np.where(np.arange(N) == owner_ends()[1] - 1, 9.0, 1.0)
+    many = map_rect(fragile, theta, jobs, np.full(N, 2.0), grain_size=1)
+    function = pytensor.function([theta], many.sum() + few.sum())
+    for _ in range(2):
+        with pytest.raises(JobError) as caught:
+            function(9.0)
+        assert (caught.value.failure.job, caught.value.failure.rank) == (3, ranks() - 1)
+        check(function, (0.5,))
 
 
 def test_job_that_is_rejected(grown):
@@ -527,23 +549,35 @@ def test_busy_time_of_each_rank(grown):
     assert busy[-1] >= 0.02
 
 
-def test_what_is_counted_on_all_ranks(grown):
+@pytest.mark.parametrize("fails_on", [None, 0, 1, 2, 4])
+def test_what_is_counted_on_all_ranks(grown, fails_on):
+    """Also where the last job of a rank fails: the others are waited for, and counted."""
+    if fails_on is not None and fails_on >= ranks():
+        pytest.skip("there is no such rank")
+
     @numeric_job(derivatives=None)
     def counting(theta, job):
         # Imported where it runs: what a function refers to is else sent as a copy.
+        from time import sleep
+
         from pymc_mpimap.tally import TALLY
 
         TALLY[0] += 1
         TALLY[1] += int(job) % 2
+        if job == theta:
+            raise ValueError("failed")
+        sleep(1e-4)
         return theta * job
 
+    bad = -1.0 if fails_on is None else owner_ends()[fails_on] - 1.0
     theta = pt.dscalar("theta")
     function = pytensor.function(
         [theta], map_rect(counting, theta, np.arange(N) + 0.0, grain_size=1)
     )
-    for k in range(4):
+    for value in (-1.0, bad, bad, -1.0):
         before = current_pool().report()
-        function(float(k))
+        with nullcontext() if value < 0 else pytest.raises(JobError):
+            function(value)
         after = current_pool().report()
         assert after.solves - before.solves == N
         assert sum(after.failed_solves.values()) - sum(before.failed_solves.values()) == N // 2
