@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from pytensor.configdefaults import config
 
 from pymc_mpimap.pool import tree
 from pymc_mpimap.pool.assembly import Assembly, assemblies
@@ -28,7 +25,8 @@ from pymc_mpimap.pool.protocol import (
     Transfer,
     same_bytes,
 )
-from pymc_mpimap.pool.share import Share, answer_parts
+from pymc_mpimap.pool.settings import current_settings
+from pymc_mpimap.pool.share import Share, answer_parts, gained
 from pymc_mpimap.pool.work import Work
 from pymc_mpimap.signature import packed_offsets
 
@@ -159,8 +157,8 @@ class Assignment:
                 for old, new in zip(before, self.shares, strict=True)
             ]
             runs = tuple((new.low, new.high) for _, new in pairs)
-            gained = tuple(_gained(old, new) for old, new in pairs)
-            orders.append((link, Transfer(self.number, runs, gained)))
+            data = tuple(gained(old, new) for old, new in pairs)
+            orders.append((link, Transfer(self.number, runs, data)))
         return orders
 
     def prepare(self, values: Sequence[np.ndarray]) -> None:
@@ -390,24 +388,3 @@ class Assignment:
     def undefined(self) -> bool:
         """Whether no rank knows the program yet."""
         return not self._defined
-
-
-def _gained(old: Share, new: Share) -> tuple[Any, ...]:
-    """Return the data of the jobs that a rank owns now and did not before."""
-    if old.first == old.last:
-        runs = [(new.first, new.last)]
-    else:
-        runs = [
-            (new.first, min(new.last, old.first)),
-            (max(new.first, old.last), new.last),
-        ]
-    return tuple(new.map.owned(first, last).data for first, last in runs if first < last)
-
-
-def current_settings() -> dict[str, Any]:
-    """Return PyTensor's configuration where it changes compiled code, for the workers."""
-    names = ("mode", "linker", "optimizer", "floatX", "cast_policy", "numba__fastmath")
-    settings = {name: getattr(config, name) for name in names}
-    if "jax" in sys.modules:
-        settings["jax_enable_x64"] = sys.modules["jax"].config.jax_enable_x64
-    return settings

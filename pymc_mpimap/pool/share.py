@@ -16,7 +16,7 @@ from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.protocol import Parts
 from pymc_mpimap.signature import core_shape, packed_offsets
 
-__all__ = ["Share", "answer_parts", "output_shapes"]
+__all__ = ["Share", "answer_parts", "gained", "output_shapes"]
 
 
 def output_shapes(
@@ -158,3 +158,15 @@ def _shape_data(m: Map, i: int, share: Share) -> Any:
         held = m.data[i]
         return None if held is None else held.block(share.first, share.last)
     return None
+
+
+def gained(old: Share, new: Share) -> tuple[Any, ...]:
+    """Return the data of the jobs that a rank owns now and did not before."""
+    if old.first == old.last:
+        runs = [(new.first, new.last)]
+    else:
+        runs = [
+            (new.first, min(new.last, old.first)),
+            (max(new.first, old.last), new.last),
+        ]
+    return tuple(new.map.owned(first, last).data for first, last in runs if first < last)

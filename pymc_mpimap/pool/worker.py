@@ -11,7 +11,6 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
-from pytensor.configdefaults import config
 
 from pymc_mpimap.errors import JobError, JobFailure
 from pymc_mpimap.pool.head import Head
@@ -31,23 +30,13 @@ from pymc_mpimap.pool.protocol import (
     Transfer,
     new_buffer,
 )
+from pymc_mpimap.pool.settings import apply_settings
 from pymc_mpimap.pool.share import Share
 from pymc_mpimap.pool.wait import Patience, wait_until
 from pymc_mpimap.pool.work import Work
 from pymc_mpimap.tally import TALLY
 
-__all__ = ["apply_settings", "serve"]
-
-
-def apply_settings(settings: dict[str, Any]) -> None:
-    """Configure PyTensor (and JAX, where it is in use) as on the controller."""
-    for name, value in settings.items():
-        if name == "jax_enable_x64":
-            import jax
-
-            jax.config.update(name, value)
-        elif getattr(config, name) != value:
-            setattr(config, name, value)
+__all__ = ["serve"]
 
 
 class _Assignment:
