@@ -36,7 +36,7 @@ class Counted(MPI.Prequest):
 class Counting(MPI.Intracomm):
     """A communicator whose persistent messages are counted."""
 
-    def Send_init(self, buffer: Any, *where: Any, **named: Any) -> Counted:  # noqa: N802
+    def Send_init(self, buffer: Any, *where: Any, **named: Any) -> Counted:  # noqa: N802 # mpi4py's
         request = Counted(super().Send_init(buffer, *where, **named))
         request.nbytes = memoryview(buffer).nbytes
         return request

@@ -62,7 +62,7 @@ class TracedArray:
 
     __slots__ = ("_index", "_source", "_variable", "_writable", "name")
     # Equality is that of elements, as NumPy's; mypy knows no other way to say unhashable.
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment] # as NumPy's, whose == gives an array too
 
     def __init__(self, variable: Variable, *, writable: bool = True):
         self._variable = variable

@@ -163,8 +163,7 @@ def _meet(
     cores = tuple(portraits[rank]["cores"] for rank in range(comm.size))
     for rank in range(1, comm.size):
         comm.send((hosts, cores), dest=rank, tag=WELCOME)
-    for greeting in greetings:
-        greeting.wait()
+    wait_until(lambda: all(greeting.test()[0] for greeting in greetings), patience, timeout)
     return hosts, cores
 
 
