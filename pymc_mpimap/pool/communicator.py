@@ -18,6 +18,7 @@ import pytensor
 from pymc_mpimap.errors import PoolError
 from pymc_mpimap.pool.controller import Controller
 from pymc_mpimap.pool.doorbell import Doorbell
+from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.wait import SPIN, Patience, wait_until
 from pymc_mpimap.version import __version__
 
@@ -58,7 +59,8 @@ class Crew:
     def controller(self, patience: Patience) -> Controller:
         """Return the controller's end of the lines, made once: workers know its programs."""
         if self._controller is None:
-            self._controller = Controller(self.comm, self.hosts, patience)
+            links = [Link(self.comm, rank, patience) for rank in range(1, len(self.hosts))]
+            self._controller = Controller(links, self.hosts)
         return self._controller
 
     def leave(self) -> None:

@@ -20,7 +20,6 @@ from pymc_mpimap.pool.parcel import Key
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.protocol import Command, Define, Status, Transfer
 from pymc_mpimap.pool.report import Recorder
-from pymc_mpimap.pool.wait import Patience
 from pymc_mpimap.tally import TALLY
 
 __all__ = ["Controller"]
@@ -33,20 +32,19 @@ _PATIENCE = 100
 
 
 class Controller:
-    """Evaluates programs on all ranks of a communicator, of which this is rank 0.
+    """Evaluates programs on this rank, which is rank 0, and on those that it has links to.
 
     Parameters
     ----------
-    comm : mpi4py.MPI.Comm or None
-        The private communicator; None for this process alone.
+    links : sequence of Link
+        To the ranks 1, 2, ...
     hosts : sequence of str
         Where each rank runs.
-    patience : Patience
     """
 
-    def __init__(self, comm: Any, hosts: Sequence[str], patience: Patience):
+    def __init__(self, links: Sequence[Link], hosts: Sequence[str]):
         self.hosts = hosts
-        self.links = [Link(comm, rank, patience) for rank in range(1, len(hosts))]
+        self.links = list(links)
         self._assignments: dict[tuple[Program, str], Assignment] = {}
         self._latest: Any = (None, "", None)
         self._evaluation = 0

@@ -43,14 +43,25 @@ class Link:
     Ctrl-C may interrupt the controller anywhere. What is under way is then waited for before the
     next message, and an answer that nobody waits for any more is known by its number.
 
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+    rank : int
+        How the worker is called.
+    patience : Patience
+    place : int, optional
+        Its rank in `comm`, where that is another one: a spawned worker has a communicator of its
+        own.
+
     Attributes
     ----------
     answer : array of uint8
         Where answers arrive. Another one after `reserve` made more room.
     """
 
-    def __init__(self, comm: Any, rank: int, patience: Patience):
+    def __init__(self, comm: Any, rank: int, patience: Patience, place: int | None = None):
         self.comm, self.rank, self.patience = comm, rank, patience
+        self._place = rank if place is None else place
         self._bell = patience.bell_for(rank)
         self._sending: Any = None
         self._apart: list[Any] = []
@@ -63,7 +74,7 @@ class Link:
     def _answer_into(self, buffer: np.ndarray) -> None:
         self.answer = buffer
         self._header = buffer[: 8 * HEADER].view(np.int64)
-        self._receive = self.comm.Recv_init(buffer, source=self.rank, tag=UP)
+        self._receive = self.comm.Recv_init(buffer, source=self._place, tag=UP)
 
     def reserve(self, nbytes: int) -> None:
         """Make room for answers of this size; nothing may be under way."""
@@ -72,7 +83,7 @@ class Link:
 
     def message(self, buffer: np.ndarray, tag: int = DOWN) -> Any:
         """Return the persistent request that sends this buffer."""
-        return self.comm.Send_init(buffer, dest=self.rank, tag=tag)
+        return self.comm.Send_init(buffer, dest=self._place, tag=tag)
 
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until nothing is under way; an answer to what was interrupted is dropped.
@@ -133,8 +144,8 @@ class Link:
         self._order_header[:5] = (Command.CONTROL, 0, number, len(pickled), len(buffers))
         messages = [pickled, *([sizes] if buffers else []), *buffers]
         requests = [
-            self.comm.Isend(self._orders, dest=self.rank, tag=DOWN),
-            *(self.comm.Isend(part, dest=self.rank, tag=PAYLOAD) for part in messages),
+            self.comm.Isend(self._orders, dest=self._place, tag=DOWN),
+            *(self.comm.Isend(part, dest=self._place, tag=PAYLOAD) for part in messages),
         ]
         if self._bell is not None:
             self._bell.ring(self.rank)
@@ -179,7 +190,7 @@ class Link:
             if not size:
                 return []
             payload = np.empty(size, dtype=np.uint8)
-            request = self.comm.Irecv(payload, source=self.rank, tag=PAYLOAD)
+            request = self.comm.Irecv(payload, source=self._place, tag=PAYLOAD)
             wait_until(request.Test, self.patience)
             self._header[3] = 0
         said: list[Any] = pickle.loads(payload.tobytes())

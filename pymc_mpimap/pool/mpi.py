@@ -20,7 +20,7 @@ from pymc_mpimap.pool.launch import POOL_OWNER, under_launcher
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.report import PoolReport, Recorder
 from pymc_mpimap.pool.threads import one_thread_each, report_oversubscription
-from pymc_mpimap.pool.wait import SPIN, Patience
+from pymc_mpimap.pool.wait import SPIN
 from pymc_mpimap.pool.worker import serve
 
 __all__ = ["MPIPool"]
@@ -110,14 +110,14 @@ class MPIPool(Pool):
             crew = join(self._comm, self._start_timeout)
             patience = crew.patience(self._spin)
             if crew.comm.rank > 0:
-                serve(crew.comm, patience)
+                serve(crew.comm, patience, crew.comm.rank)
                 crew.leave()
                 sys.exit(0)
             hosts, controller = crew.hosts, crew.controller(patience)
             report_oversubscription(crew.hosts, crew.cores)
         self._pid = os.getpid()
         os.environ[POOL_OWNER] = str(self._pid)
-        self._controller = controller or Controller(None, hosts, Patience())
+        self._controller = controller or Controller([], hosts)
         self._recorder = Recorder(hosts)
         return super().__enter__()
 

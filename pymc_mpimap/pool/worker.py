@@ -42,12 +42,12 @@ __all__ = ["serve"]
 class _Assignment:
     """A program on this rank: its shares, the inputs as they were last sent, and its answer."""
 
-    def __init__(self, define: Define, comm: Any):
+    def __init__(self, define: Define, comm: Any, rank: int):
         apply_settings(define.settings)
-        self.comm = comm
+        self.comm, self.rank = comm, rank
         self.program = define.program
         self.shares = [
-            Share(m, low, high, comm.rank)
+            Share(m, low, high, rank)
             for m, (low, high) in zip(self.program.maps, define.runs, strict=True)
         ]
         self.works: list[Work] | None = None
@@ -62,7 +62,7 @@ class _Assignment:
         ):
             blocks = share.map.blocks
             moved = share.map.moved(blocks.first_job(low), blocks.first_job(high), gained)
-            shares.append(Share(moved, low, high, self.comm.rank))
+            shares.append(Share(moved, low, high, self.rank))
         self.shares = shares
 
     def costs(self) -> list[np.ndarray]:
@@ -118,8 +118,8 @@ class Answer:
 
 
 class _Worker:
-    def __init__(self, comm: Any, patience: Patience):
-        self.comm, self.patience = comm, patience
+    def __init__(self, comm: Any, patience: Patience, rank: int):
+        self.comm, self.patience, self.rank = comm, patience, rank
         self._bell = patience.bell_for(0)
         self.assignments: dict[int, _Assignment | JobFailure] = {}
         self.inboxes: dict[int, Inbox] = {}
@@ -213,7 +213,7 @@ class _Worker:
         try:
             order = unpack(*pickled, self._known())
             if isinstance(order, Define):
-                self.assignments[number] = _Assignment(order, self.comm)
+                self.assignments[number] = _Assignment(order, self.comm, self.rank)
             elif isinstance(order, Transfer):
                 self._assignment(number).take_over(order)
             else:
@@ -353,21 +353,25 @@ class _Worker:
         return JobFailure(
             function=f"the program, {doing}",
             job=-1,
-            rank=self.comm.rank,
+            rank=self.rank,
             host=socket.gethostname(),
             exception=traceback.format_exception_only(error)[-1].strip(),
             traceback="".join(traceback.format_exception(error)),
         )
 
 
-def serve(comm: Any, patience: Patience) -> None:
+def serve(comm: Any, patience: Patience, rank: int) -> None:
     """Obey the controller until it says stop.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Comm
-        The private communicator; rank 0 is the controller.
+        The private communicator; rank 0 of it is the controller, of the remote group where it is
+        an intercommunicator.
+    patience : Patience
+    rank : int
+        How the controller calls this rank.
     """
-    worker = _Worker(comm, patience)
+    worker = _Worker(comm, patience, rank)
     worker.run()
     worker.close()
