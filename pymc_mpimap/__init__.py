@@ -13,6 +13,7 @@ from pymc_mpimap.errors import (
     MapRectWarning,
     ParallelSamplingError,
     PoolError,
+    RankLostError,
 )
 from pymc_mpimap.job.derivatives import FiniteDifferences, numeric_job
 from pymc_mpimap.local_data import local
@@ -38,6 +39,7 @@ __all__ = [
     "ParallelSamplingError",
     "Pool",
     "PoolError",
+    "RankLostError",
     "SerialPool",
     "SolveIVP",
     "Steps",

@@ -7,7 +7,8 @@
      ├─ DerivativeError (TypeError)     a derivative that a numeric job does not give
      ├─ JobError (RuntimeError)         a job raised; says which, where and why
      └─ PoolError (RuntimeError)        the pool cannot serve this call
-         └─ ParallelSamplingError       a child process touched its parent's ranks
+         ├─ ParallelSamplingError       a child process touched its parent's ranks
+         └─ RankLostError               a rank died or did not answer, and the run ends with it
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "MapRectWarning",
     "ParallelSamplingError",
     "PoolError",
+    "RankLostError",
 ]
 
 
@@ -47,6 +49,28 @@ class PoolError(MapRectError, RuntimeError):
 
 class ParallelSamplingError(PoolError):
     """A forked or spawned process tried to use the ranks of its parent."""
+
+
+class RankLostError(PoolError):
+    """A rank died, or did not answer in time, and the pool does not go on without it.
+
+    Attributes
+    ----------
+    rank : int
+    host : str
+    how : str
+        What became of it, as far as is known.
+    """
+
+    def __init__(self, rank: int, host: str, how: str):
+        self.rank, self.host, self.how = rank, host, how
+        super().__init__(
+            f"rank {rank} on {host} {how}, and this pool does not go on without it. With "
+            "MPIPool(on_loss='continue') the other ranks do its jobs"
+        )
+
+    def __reduce__(self) -> tuple[type[RankLostError], tuple[int, str, str]]:
+        return RankLostError, (self.rank, self.host, self.how)
 
 
 @dataclass(frozen=True)

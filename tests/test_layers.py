@@ -19,8 +19,15 @@ LAYERS = [
     ["arguments", "trace", "api", "ode", "chains", "diagnostics"],
     ["testing", "bench", "__main__", "__init__"],
 ]
-MAY_USE_MPI = {"pool.mpi", "pool.worker", "pool.communicator", "chains", "bench.together"}
-PURE = {"blocks", "pool.balance", "pool.protocol", "pool.schedule"}
+MAY_USE_MPI = {
+    "pool.mpi",
+    "pool.worker",
+    "pool.communicator",
+    "pool.mpi_errors",
+    "chains",
+    "bench.together",
+}
+PURE = {"blocks", "pool.balance", "pool.loss", "pool.protocol", "pool.schedule"}
 
 
 def modules():

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
 from pymc_mpimap.pool import tree
 from pymc_mpimap.pool.assembly import Assembly, assemblies
-from pymc_mpimap.pool.balance import Balance
+from pymc_mpimap.pool.deal import Deal
 from pymc_mpimap.pool.line import Line
 from pymc_mpimap.pool.link import Link
-from pymc_mpimap.pool.parcel import Key, keys_of
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.protocol import (
     SMALL,
     Branch,
-    Define,
     Layout,
     Packing,
     Parts,
-    Transfer,
     same_bytes,
 )
-from pymc_mpimap.pool.settings import current_settings
-from pymc_mpimap.pool.share import Share, answer_parts, gained
+from pymc_mpimap.pool.share import Share, answer_parts
 from pymc_mpimap.pool.work import Work
 from pymc_mpimap.signature import packed_offsets
 
 __all__ = ["Assignment"]
-
-_LEAST_GAIN = 5e3
-"""Nanoseconds an evaluation, below which cut points are not moved."""
-
-_MOVING = 2e6
-"""Nanoseconds that a move takes, about: definitions, buffers and the data of some jobs."""
 
 
 class Assignment:
@@ -49,6 +37,8 @@ class Assignment:
     program : Program
     links : sequence of Link
         To the ranks 1, 2, ...
+    staff : tuple of int
+        Those of them that are there.
 
     Attributes
     ----------
@@ -58,6 +48,12 @@ class Assignment:
         Those that evaluations go to, where they go down a tree; the lines are to their heads.
     lines : list of Line
         What evaluations are sent by.
+    asked : list of int
+        The ranks that they go to.
+    height : int
+        How many levels of ranks are below those, at most.
+    warm : bool
+        Whether all ranks have evaluated it, on inputs of these shapes, and so compiled it.
     spent : list of (tuple of int, array)
         Where the ranks of branches say how long they were busy.
     works : list of Work
@@ -68,20 +64,13 @@ class Assignment:
         When the balance is looked at, or costs are asked for, at the earliest.
     """
 
-    def __init__(self, number: int, program: Program, links: Sequence[Link]):
+    def __init__(
+        self, number: int, program: Program, links: Sequence[Link], staff: tuple[int, ...]
+    ):
         self.number, self.program, self._links = number, program, links
         self._shape_moves = program.shape_moves
         self.positions = [move.position for move in program.moves]
-        # Maps of the same jobs share inputs by job, and so their cut points.
-        self._balances = {
-            (m.n_jobs, m.grain_size): Balance(
-                m.blocks.count, len(links) + 1, absolute_gain=_LEAST_GAIN
-            )
-            for m in program.maps
-        }
-        self.shares: list[list[Share]] = []
-        self._deal()
-        self._defined: set[int] = set()
+        self.deal = Deal(number, program, len(links) + 1, staff)
         self.look_at = self.ask_at = 0
         self.in_force = False
         self._shapes: list[tuple[int, ...]] = []
@@ -93,73 +82,16 @@ class Assignment:
         self.branches: tuple[Branch, ...] = ()
         self.lines: list[Line] = []
         self.heads: list[Link] = []
+        self.asked: list[int] = []
+        self.height, self.warm = 0, False
         self.spent: list[tuple[tuple[int, ...], np.ndarray]] = []
         self.works: list[Work] = []
         self.assemblies: list[Assembly] = []
 
-    def _deal(self) -> None:
-        """Give each rank its run of each map's blocks."""
-        self.shares = []
-        for m in self.program.maps:
-            cuts = self._balances[m.n_jobs, m.grain_size].cuts
-            runs = enumerate(pairwise(cuts))
-            shares = [Share(m, low, high, rank) for rank, (low, high) in runs]
-            own = shares[0]
-            own.map = m.owned(own.first, own.last)
-            self.shares.append(shares)
-        by_jobs = {
-            (m.n_jobs, m.grain_size): [(share.first, share.last) for share in shares]
-            for m, shares in zip(self.program.maps, self.shares, strict=True)
-        }
-        self._job_runs = [by_jobs[move.jobs] if move.jobs else None for move in self.program.moves]
-        self.working = [
-            link
-            for link in self._links
-            if any(shares[link.rank].low < shares[link.rank].high for shares in self.shares)
-        ]
-        self.in_force = False
-
-    def wants_costs(self, busy: Sequence[int], overhead: float) -> bool:
-        """Note an evaluation, and say whether `rebalance` is to be told what the blocks cost."""
-        wanted = [balance.wants_costs(busy, overhead) for balance in self._balances.values()]
-        return any(wanted)
-
-    def rebalance(self, costs: Sequence[np.ndarray]) -> list[tuple[Link, Define | Transfer]]:
-        """Move the cut points where that pays; return what the ranks must be told of it.
-
-        Parameters
-        ----------
-        costs : sequence of array
-            For each map, the nanoseconds that each of its blocks took.
-        """
-        moved = False
-        for key, balance in self._balances.items():
-            own = [
-                cost
-                for m, cost in zip(self.program.maps, costs, strict=True)
-                if (m.n_jobs, m.grain_size) == key
-            ]
-            moved |= balance.propose(np.sum(own, axis=0), _MOVING) is not None
-        if not moved:
-            return []
-        before = self.shares
-        self._deal()
-        return self._transfers(before) + self.define()
-
-    def _transfers(self, before: Sequence[Sequence[Share]]) -> list[tuple[Link, Define | Transfer]]:
-        """Return what those ranks must be told that know the program already."""
-        orders: list[tuple[Link, Define | Transfer]] = []
-        for link in self._links:
-            if link.rank not in self._defined:
-                continue
-            pairs = [
-                (old[link.rank], new[link.rank])
-                for old, new in zip(before, self.shares, strict=True)
-            ]
-            runs = tuple((new.low, new.high) for _, new in pairs)
-            data = tuple(gained(old, new) for old, new in pairs)
-            orders.append((link, Transfer(self.number, runs, data)))
-        return orders
+    @property
+    def working(self) -> list[Link]:
+        """The links to the ranks that have jobs."""
+        return [self._links[rank - 1] for rank in self.deal.working]
 
     def prepare(self, values: Sequence[np.ndarray]) -> None:
         """Hold these inputs, and prepare all that depends on their shapes.
@@ -170,7 +102,9 @@ class Assignment:
             If this rank's local data cannot be loaded.
         """
         self.in_force = False
-        self._shapes = [value.shape for value in values]
+        shapes = [value.shape for value in values]
+        self.warm &= shapes == self._shapes
+        self._shapes = shapes
         self._held = [np.array(value, order="C") for value in values]
         self._contents = [v.tobytes() if v.nbytes <= SMALL else None for v in self._held]
         self._large = [i for i, content in enumerate(self._contents) if content is None]
@@ -179,7 +113,8 @@ class Assignment:
             for move in self.program.moves
             if move.shapes is not None
         }
-        flat = not tree.pays(len(self.working) + 1)
+        working = self.working
+        flat = not tree.pays(len(working) + 1)
         self.direct = [
             Line(
                 link,
@@ -187,11 +122,11 @@ class Assignment:
                 [self.part(i, link.rank, v) for i, v in enumerate(self._held)],
                 apart=flat,
             )
-            for link in self.working
+            for link in working
         ]
         self.branches, self.lines = (), self.direct
         if not flat:
-            self.branches = tree.branches([link.rank for link in self.working], self._branch)
+            self.branches = tree.branches(self.deal.working, self._branch)
             self.lines = [
                 Line(
                     self._links[ranks[0] - 1],
@@ -201,16 +136,18 @@ class Assignment:
                 )
                 for ranks in (branch.ranks for branch in self.branches)
             ]
-        self._groups = [b.ranks for b in self.branches] or [(ln.rank,) for ln in self.working]
+        self._groups = [b.ranks for b in self.branches] or [(rank,) for rank in self.deal.working]
         self.heads = [line.link for line in self.lines]
+        self.asked = [link.rank for link in self.heads]
+        self.height = max((branch.height for branch in self.branches), default=0)
         self.works = [
             Work(shares[0], [self.part(i, 0, self._held[i]) for i in used])
-            for shares, used in zip(self.shares, self.program.uses, strict=True)
+            for shares, used in zip(self.deal.shares, self.program.uses, strict=True)
         ]
 
     def part(self, i: int, rank: int, value: np.ndarray) -> np.ndarray:
         """Return a rank's part of an input."""
-        runs, move = self._job_runs[i], self.program.moves[i]
+        runs, move = self.deal.job_runs[i], self.program.moves[i]
         if runs is None:
             return value
         first, last = runs[rank]
@@ -226,7 +163,7 @@ class Assignment:
 
     def _rows(self, i: int, ranks: tuple[int, ...]) -> tuple[int, int] | None:
         """Return which rows of an input are theirs; None if it is broadcast."""
-        runs, move = self._job_runs[i], self.program.moves[i]
+        runs, move = self.deal.job_runs[i], self.program.moves[i]
         if runs is None:
             return None
         first, last = runs[ranks[0]][0], runs[ranks[-1]][1]
@@ -241,7 +178,7 @@ class Assignment:
             shares[ranks[0]]
             if len(ranks) == 1
             else Share(shares[ranks[0]].map, shares[ranks[0]].low, shares[ranks[-1]].high)
-            for shares in self.shares
+            for shares in self.deal.shares
         ]
 
     def _branch(self, ranks: tuple[int, ...], parent: int, children: tuple[Branch, ...]) -> Branch:
@@ -293,7 +230,7 @@ class Assignment:
         changed: list[list[int]] = [[] for _ in range(len(self._links) + 1)]
         for i in self._large:
             everyone = range(len(changed))
-            runs = [[rank] for rank in everyone] if self._job_runs[i] else [[*everyone]]
+            runs = [[rank] for rank in everyone] if self.deal.job_runs[i] else [[*everyone]]
             for ranks in runs:
                 held, now = (self.part(i, ranks[0], v[i]) for v in (self._held, values))
                 if not same_bytes(now, held):
@@ -315,6 +252,11 @@ class Assignment:
     def everything(self) -> tuple[int, ...]:
         """All inputs, as `Line.send` takes them."""
         return tuple(range(len(self._held)))
+
+    def give(self, staff: tuple[int, ...]) -> None:
+        """Let these ranks work."""
+        self.in_force, self.heads = False, []
+        self.deal.give(staff)
 
     def leaders(self, hosts: Sequence[str]) -> list[Line]:
         """Return the first of the working ranks of each host but this one."""
@@ -354,37 +296,3 @@ class Assignment:
         """Return the dtypes and shapes of the answer of consecutive ranks."""
         held = [self._part_of(i, ranks, value) for i, value in enumerate(self._held)]
         return answer_parts(self.program, self._shares_of(ranks), held, len(ranks))
-
-    def define(self, links: Sequence[Link] | None = None) -> list[tuple[Link, Define | Transfer]]:
-        """Return what each rank that begins to work needs: the program and its jobs' data.
-
-        Parameters
-        ----------
-        links : sequence of Link, optional
-            To these ranks; by default to all that have jobs.
-        """
-        orders: list[tuple[Link, Define | Transfer]] = []
-        for link in self.working if links is None else links:
-            if link.rank in self._defined:
-                continue
-            mine = [shares[link.rank] for shares in self.shares]
-            owned = tuple(share.map.owned(share.first, share.last) for share in mine)
-            runs = tuple((share.low, share.high) for share in mine)
-            program = replace(self.program, maps=owned)
-            orders.append((link, Define(self.number, program, runs, current_settings())))
-            self._defined.add(link.rank)
-        return orders
-
-    def known(self, rank: int) -> set[Key]:
-        """Return by what the data are called that a rank has for this program."""
-        if rank not in self._defined:
-            return set()
-        mine = [shares[rank] for shares in self.shares]
-        return keys_of(
-            held for share in mine for held in share.map.owned(share.first, share.last).data
-        )
-
-    @property
-    def undefined(self) -> bool:
-        """Whether no rank knows the program yet."""
-        return not self._defined

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import faulthandler
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,10 @@ from pymc_mpimap.errors import PoolError
 from pymc_mpimap.pool.controller import Controller
 from pymc_mpimap.pool.doorbell import Doorbell
 from pymc_mpimap.pool.link import Link
-from pymc_mpimap.pool.wait import SPIN, Patience, wait_until
+from pymc_mpimap.pool.loss import Loss, Lost
+from pymc_mpimap.pool.staff import Staff
+from pymc_mpimap.pool.wait import Patience, wait_until
+from pymc_mpimap.pool.worker import serve
 from pymc_mpimap.version import __version__
 
 __all__ = ["Crew", "join"]
@@ -39,32 +43,65 @@ _LAUNCHER_VARIABLES = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Process:
+    """A rank's process; the number means something within its space of processes alone."""
+
+    pid: int
+    space: str
+
+
 @dataclass
 class Crew:
-    """The ranks of one communicator, for the life of this process."""
+    """The ranks of one communicator, for the life of this process.
+
+    Attributes
+    ----------
+    survives : bool
+        Whether MPI and its launcher leave the other ranks alone when one dies.
+    lost : bool
+        Whether a rank was lost: MPI must then not be finalized, which can hang.
+    """
 
     base: Any
     comm: Any
     hosts: tuple[str, ...]
     cores: tuple[frozenset[int], ...]
-    bell: Doorbell | None = None
+    processes: tuple[Process, ...]
+    patience: Patience
+    survives: bool
     left: bool = False
+    lost: bool = False
     exit_code: int = 1
     _controller: Controller | None = field(default=None, repr=False)
 
-    def patience(self, spin: float = SPIN) -> Patience:
-        """Return how to wait for the other ranks."""
-        return Patience(spin, self.bell)
-
-    def controller(self, patience: Patience) -> Controller:
+    def controller(self) -> Controller:
         """Return the controller's end of the lines, made once: workers know its programs."""
         if self._controller is None:
-            links = [Link(self.comm, rank, patience) for rank in range(1, len(self.hosts))]
-            self._controller = Controller(links, self.hosts)
+            links = [Link(self.comm, rank, self.patience) for rank in range(1, len(self.hosts))]
+            staff = Staff(links, self.hosts, self.patience, dismiss=self._dismiss)
+            self._controller = Controller(staff)
         return self._controller
 
-    def leave(self) -> None:
-        """Note that this rank was told to stop."""
+    def _dismiss(self, loss: Loss) -> bool:
+        """End a rank that does not answer, if the others survive it; say whether it could be."""
+        process = self.processes[loss.rank]
+        if not self.survives or process.space != self.processes[0].space:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        return True
+
+    def serve(self) -> None:
+        """Work for the controller until it says stop; end with it if it dies."""
+        try:
+            self.lost = serve(self.comm, self.patience, self.comm.rank)
+        except Lost as lost:
+            sys.stderr.write(
+                f"pymc_mpimap: rank {self.comm.rank} on {self.hosts[self.comm.rank]} ends, because "
+                f"rank 0 on {self.hosts[0]} {lost.losses[0].how}\n"
+            )
+            _abort(self, 1)
         self.left = True
 
 
@@ -83,6 +120,7 @@ def join(comm: Any, timeout: float) -> Crew:
     # Python can do nothing: this thread of C ends the process, and shows where it stood.
     starting = "mpi4py.MPI" not in sys.modules
     if starting:
+        _finalize_here()
         faulthandler.dump_traceback_later(timeout, exit=True, file=sys.__stderr__ or 2)
     from mpi4py import MPI
 
@@ -93,7 +131,7 @@ def join(comm: Any, timeout: float) -> Crew:
         if crew.base == base:
             return crew
     try:
-        hosts, cores = _meet(MPI, base, timeout)
+        portraits = _meet(MPI, base, timeout)
     except PoolError:
         # Ranks that never came would be waited for when MPI is finalized: after the traceback,
         # end them all.
@@ -101,10 +139,18 @@ def join(comm: Any, timeout: float) -> Crew:
         raise
     comm = base.Dup()
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    crew = Crew(base, comm, hosts, cores, Doorbell.hang(node, comm.rank, comm.size))
+    crew = Crew(
+        base,
+        comm,
+        tuple(portrait["host"] for portrait in portraits),
+        tuple(portrait["cores"] for portrait in portraits),
+        tuple(portrait["process"] for portrait in portraits),
+        Patience(bell=Doorbell.hang(node, comm.rank, comm.size)),
+        survives=_survives(MPI),
+    )
     node.Free()
     _crews.append(crew)
-    _end_together(crew, MPI.Finalize)
+    _end_together(crew)
     for name in list(os.environ):
         if name.startswith(_LAUNCHER_VARIABLES):
             del os.environ[name]
@@ -115,6 +161,7 @@ def _self_portrait() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "cores": _cores(),
+        "process": Process(os.getpid(), _space()),
         "versions": {
             "Python": ".".join(map(str, sys.version_info[:3])),
             "pymc_mpimap": __version__,
@@ -131,9 +178,42 @@ def _cores() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
-def _meet(
-    mpi: Any, comm: Any, timeout: float
-) -> tuple[tuple[str, ...], tuple[frozenset[int], ...]]:
+def _space() -> str:
+    """Return what names the space of processes that this one's number belongs to."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return boot + str(Path("/proc/self/ns/pid").readlink())
+    return socket.gethostname()
+
+
+def _survives(mpi: Any) -> bool:
+    """Whether the launcher was told to let ranks outlive others (Open MPI's --with-ft ulfm)."""
+    told = os.environ.get("OMPI_MCA_mpi_ft_enable", "0")  # noqa: SIM112 # Open MPI spells it so
+    return mpi.ERR_PROC_FAILED != mpi.ERR_UNKNOWN and told.lower() in {"1", "true", "yes"}
+
+
+def _finalize_here() -> None:
+    """Finalize MPI at the end of this process, unless a rank was lost; before MPI is started.
+
+    mpi4py would do so later, at a moment where nothing can prevent it.
+    """
+    import mpi4py
+
+    if mpi4py.rc.finalize is None:
+        mpi4py.rc.finalize = False
+        atexit.register(_finalize, os.getpid())
+
+
+def _finalize(pid: int) -> None:
+    """Finalize MPI, where that is known to end."""
+    if os.getpid() == pid and "mpi4py.MPI" in sys.modules:
+        from mpi4py import MPI
+
+        if not MPI.Is_finalized() and not any(crew.lost for crew in _crews):
+            MPI.Finalize()
+
+
+def _meet(mpi: Any, comm: Any, timeout: float) -> list[dict[str, Any]]:
     """Exchange who is where. Point to point, so that a rank that never comes is named."""
     patience = Patience()
     portrait = _self_portrait()
@@ -141,10 +221,10 @@ def _meet(
         comm.isend(portrait, dest=0, tag=HELLO)
         _hear(comm, patience, timeout, "rank 0 did not enter MPIPool")
         # Rank 0 is there: it waits as long for the others, and it alone says who is missing.
-        crew: tuple[tuple[str, ...], tuple[frozenset[int], ...]] = _hear(
+        everyone: list[dict[str, Any]] = _hear(
             comm, patience, timeout + _GRACE, "rank 0, once in MPIPool, did not answer"
         )
-        return crew
+        return everyone
     greetings = [comm.isend(None, dest=rank, tag=WELCOME) for rank in range(1, comm.size)]
     portraits: dict[int, dict[str, Any]] = {0: portrait}
 
@@ -161,12 +241,11 @@ def _meet(
             "run the same script up to that line"
         )
     _check_versions(portraits)
-    hosts = tuple(portraits[rank]["host"] for rank in range(comm.size))
-    cores = tuple(portraits[rank]["cores"] for rank in range(comm.size))
+    everyone = [portraits[rank] for rank in range(comm.size)]
     for rank in range(1, comm.size):
-        comm.send((hosts, cores), dest=rank, tag=WELCOME)
+        comm.send(everyone, dest=rank, tag=WELCOME)
     wait_until(lambda: all(greeting.test()[0] for greeting in greetings), patience, timeout)
-    return hosts, cores
+    return everyone
 
 
 def _hear(comm: Any, patience: Patience, timeout: float, else_said: str) -> Any:
@@ -199,7 +278,7 @@ def _check_versions(portraits: dict[int, dict[str, Any]]) -> None:
                 )
 
 
-def _end_together(crew: Crew, finalize: Callable[[], None]) -> None:
+def _end_together(crew: Crew) -> None:
     """See to it that however one rank ends, all end, and nothing is left running."""
     pid = os.getpid()
 
@@ -208,8 +287,9 @@ def _end_together(crew: Crew, finalize: Callable[[], None]) -> None:
         if os.getpid() == pid and not crew.left:
             crew.left = True
             # A worker that was not told to leave ends the others with it.
-            if crew.comm.rank > 0 or not crew.controller(crew.patience()).stop(STOP_TIMEOUT):
+            if crew.comm.rank > 0 or not crew.controller().staff.stop(STOP_TIMEOUT):
                 _abort(crew, crew.exit_code)
+            crew.lost = bool(crew.controller().staff.schedule.losses)
 
     def on_signal(number: int, _frame: Any) -> None:
         _abort(crew, 128 + number)
@@ -224,7 +304,6 @@ def _end_together(crew: Crew, finalize: Callable[[], None]) -> None:
             crew.exit_code = 130
             atexit._run_exitfuncs()  # noqa: SLF001 # there is no public name for it
             _flush()
-            finalize()
             os._exit(130)
 
     atexit.register(at_exit)

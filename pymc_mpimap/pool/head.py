@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from pymc_mpimap.errors import JobFailure
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.assembly import Gathering, gatherings
 from pymc_mpimap.pool.line import Line
-from pymc_mpimap.pool.link import Link
+from pymc_mpimap.pool.link import Answer, Link
+from pymc_mpimap.pool.loss import Loss, Lost
 from pymc_mpimap.pool.protocol import HEADER, Branch, Layout, Packing, Status
 from pymc_mpimap.pool.share import Share
 from pymc_mpimap.pool.work import Work
@@ -58,6 +60,8 @@ class Head:
         for line, child in zip(self._lines, self.branch.children, strict=True):
             line.link.reserve(Packing(child.answer).nbytes)
         self._message: np.ndarray | None = None
+        self._lost: list[Loss] = []
+        self._warm = False
         self._gatherings: list[Gathering] = []
         self._works: list[Work] | None = None
         self.counts = np.zeros(N_COUNTS, np.int64)
@@ -82,12 +86,46 @@ class Head:
         changed, places = self._changes[flags]
         for i, place in zip(changed, places, strict=True):
             self._whole[i][...] = place
+        self._lost = []
         for line in self._lines:
-            line.link.settle()
-            line.send(evaluation, changed)
+            try:
+                line.link.settle()
+                line.send(evaluation, changed)
+            except Lost as lost:
+                self._lost += lost.losses
         if len(message) > _LONG:
-            for line in self._lines:
-                line.link.sent()
+            for line in self._reached():
+                try:
+                    line.link.sent()
+                except Lost as lost:
+                    self._lost += lost.losses
+
+    def _reached(self) -> list[Line]:
+        """Return the lines to ranks that are not lost."""
+        gone = {loss.rank for loss in self._lost}
+        return [line for line in self._lines if line.link.rank not in gone]
+
+    def _answers(self, evaluation: int) -> Iterator[Answer]:
+        """Wait for the answers of those below, and note who is lost."""
+        heights = {child.ranks[0]: child.height for child in self.branch.children}
+        for line in self._reached():
+            link = line.link
+            # Compilation takes long. Who is lower down is given less time, so that it is named who
+            # is late, and not who waits for it.
+            limit = link.patience.late_at(heights[link.rank])
+            if not self._warm:
+                limit = link.patience.longest
+            try:
+                answer = link.collect(evaluation, limit)
+                if answer is None:
+                    raise link.late(limit or 0.0)
+            except Lost as lost:
+                self._lost += lost.losses
+                continue
+            if answer.status == Status.LOST:
+                self._lost += answer.payload
+            else:
+                yield answer
 
     def prepare(self, works: list[Work], places: Sequence[np.ndarray]) -> None:
         """Find this rank's results, and where those of the branch go: its answer's arrays."""
@@ -118,7 +156,7 @@ class Head:
 
     def gather(
         self, evaluation: int, status: Status, spent: int, failures: list[JobFailure]
-    ) -> tuple[Status, int, list[JobFailure]]:
+    ) -> tuple[Status, int, list[JobFailure] | list[Loss]]:
         """Wait for those below, and put their results and this rank's into the answer.
 
         Parameters
@@ -132,18 +170,14 @@ class Head:
         Returns
         -------
         status, spent, failures
-            Of the branch: the worst, the longest, and all (where one failed, the first's). What
-            was counted below is found in `counts`.
+            Of the branch: the worst, the longest, and all (where one failed, the first's; where
+            ranks were lost, which). What was counted below is found in `counts`.
         """
         failed = failures if status == Status.FAILED else []
         rejected = [] if failed else list(failures)
         times = [spent]
         self.counts[:] = 0
-        moved = False
-        for line in self._lines:
-            answer = line.link.collect(evaluation)
-            assert answer is not None  # Without a time limit, there is one.
-            moved |= line.answer is not line.link.answer
+        for answer in self._answers(evaluation):
             if answer.counts is not None:
                 self.counts += answer.counts
             if answer.status == Status.FAILED:
@@ -151,22 +185,29 @@ class Head:
             else:
                 rejected += answer.payload
             times.append(answer.spent)
+        if self._lost:
+            return Status.LOST, max(times), self._lost
+        self._warm = True
         if failed:
             return Status.FAILED, max(times), [min(failed, key=lambda failure: failure.job)]
-        if moved:
+        if any(line.answer is not line.link.answer for line in self._lines):
             self._expect()
         for gathering in self._gatherings:
             gathering()
+        self._say_spent(times)
+        return Status.REJECTED if rejected else Status.OK, max(times), rejected
+
+    def _say_spent(self, times: Sequence[int]) -> None:
+        """Write into the answer how long each rank of the branch was busy."""
         place, start = self._places[-1], 1
-        place[0] = spent
+        place[0] = times[0]
         for each, longest, child in zip(self._spent, times[1:], self.branch.children, strict=True):
             end = start + len(child.ranks)
             place[start:end] = longest if each is None else each
             start = end
-        status = Status.REJECTED if rejected else Status.OK
-        return status, max(times), rejected
 
     def settle(self) -> None:
         """Wait until nobody below has anything to do."""
-        for line in self._lines:
-            line.link.settle()
+        for line in self._reached():
+            with contextlib.suppress(Lost):
+                line.link.settle()

@@ -10,6 +10,8 @@ import numpy as np
 
 from pymc_mpimap.errors import PoolError
 from pymc_mpimap.pool.interrupts import Uninterrupted
+from pymc_mpimap.pool.loss import Loss, Lost
+from pymc_mpimap.pool.mpi_errors import says_that_it_is_gone
 from pymc_mpimap.pool.parcel import Key, pack
 from pymc_mpimap.pool.protocol import (
     DOWN,
@@ -43,6 +45,9 @@ class Link:
     Ctrl-C may interrupt the controller anywhere. What is under way is then waited for before the
     next message, and an answer that nobody waits for any more is known by its number.
 
+    All methods raise `Lost` where MPI says that the worker is gone. The link is then of no use, but
+    must be kept: MPI may still write to its buffers.
+
     Parameters
     ----------
     comm : mpi4py.MPI.Comm
@@ -71,6 +76,25 @@ class Link:
         self._asking = self.message(self._orders)
         self._answer_into(new_buffer(8 * HEADER))
 
+    def lost(self, error: Exception) -> Exception:
+        """Return what an error of MPI means: that the rank is lost."""
+        if not says_that_it_is_gone(error):
+            return error
+        return Lost([Loss(self.rank, f"died (MPI says: {error})")])
+
+    def late(self, seconds: float) -> Lost:
+        """Return what it means that the rank did not answer, or take a message, in time."""
+        return Lost([Loss(self.rank, f"did not answer within {seconds:g} s", silent=True)])
+
+    def _wait(self, request: Any, timeout: float | None = None, bell: Any = None) -> bool:
+        """Wait for a request; without a limit by the caller, for as long as there is patience."""
+        limit = self.patience.longest if timeout is None else None
+        if wait_until(request.Test, self.patience, timeout if limit is None else limit, bell):
+            return True
+        if limit is not None:
+            raise self.late(limit)
+        return False
+
     def _answer_into(self, buffer: np.ndarray) -> None:
         self.answer = buffer
         self._header = buffer[: 8 * HEADER].view(np.int64)
@@ -83,7 +107,10 @@ class Link:
 
     def message(self, buffer: np.ndarray, tag: int = DOWN) -> Any:
         """Return the persistent request that sends this buffer."""
-        return self.comm.Send_init(buffer, dest=self._place, tag=tag)
+        try:
+            return self.comm.Send_init(buffer, dest=self._place, tag=tag)
+        except RuntimeError as error:
+            raise self.lost(error) from None
 
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until nothing is under way; an answer to what was interrupted is dropped.
@@ -93,19 +120,22 @@ class Link:
         bool
             Whether that was so in time.
         """
-        if self._receiving:
-            if not wait_until(self._receive.Test, self.patience, timeout, self._bell):
-                return False
-            self._payload()
-            self._receiving = False
-        if self._sending is not None:
-            if not wait_until(self._sending.Test, self.patience, timeout):
-                return False
-            self._sending = None
-        while self._apart:
-            if not wait_until(self._apart[-1].Test, self.patience, timeout):
-                return False
-            self._apart.pop()
+        try:
+            if self._receiving:
+                if not self._wait(self._receive, timeout, self._bell):
+                    return False
+                self._payload()
+                self._receiving = False
+            if self._sending is not None:
+                if not self._wait(self._sending, timeout):
+                    return False
+                self._sending = None
+            while self._apart:
+                if not self._wait(self._apart[-1], timeout):
+                    return False
+                self._apart.pop()
+        except RuntimeError as error:
+            raise self.lost(error) from None
         return True
 
     def start(self, message: Any, apart: Sequence[Any] = ()) -> None:
@@ -113,20 +143,26 @@ class Link:
 
         The link must be settled; with something apart, it must not be interrupted.
         """
-        self._sending = message
-        message.Start()
-        for request in apart:
-            self._apart.append(request)
-            request.Start()
-        self._receiving = True
-        self._receive.Start()
+        try:
+            self._sending = message
+            message.Start()
+            for request in apart:
+                self._apart.append(request)
+                request.Start()
+            self._receiving = True
+            self._receive.Start()
+        except RuntimeError as error:
+            raise self.lost(error) from None
         if self._bell is not None:
             self._bell.ring(self.rank)
 
     def sent(self) -> None:
         """Wait until the message that was started last has left."""
         if self._sending is not None:
-            wait_until(self._sending.Test, self.patience)
+            try:
+                self._wait(self._sending)
+            except RuntimeError as error:
+                raise self.lost(error) from None
             self._sending = None
 
     def order(
@@ -143,14 +179,17 @@ class Link:
         sizes = np.array([len(buffer) for buffer in buffers], dtype=np.int64)
         self._order_header[:5] = (Command.CONTROL, 0, number, len(pickled), len(buffers))
         messages = [pickled, *([sizes] if buffers else []), *buffers]
-        requests = [
-            self.comm.Isend(self._orders, dest=self._place, tag=DOWN),
-            *(self.comm.Isend(part, dest=self._place, tag=PAYLOAD) for part in messages),
-        ]
-        if self._bell is not None:
-            self._bell.ring(self.rank)
-        for request in requests:
-            wait_until(request.Test, self.patience)
+        try:
+            requests = [
+                self.comm.Isend(self._orders, dest=self._place, tag=DOWN),
+                *(self.comm.Isend(part, dest=self._place, tag=PAYLOAD) for part in messages),
+            ]
+            if self._bell is not None:
+                self._bell.ring(self.rank)
+            for request in requests:
+                self._wait(request)
+        except RuntimeError as error:
+            raise self.lost(error) from None
 
     def ask(self, command: Command, evaluation: int, number: int = 0) -> None:
         """Send a command that is answered like an evaluation. The link must be settled."""
@@ -162,19 +201,22 @@ class Link:
 
         Can be interrupted while it waits.
         """
-        while True:
-            if not self._receive.Test():
-                if self._sending is not None and self._sending.Test():
-                    self._sending = None  # Found out while there is time.
-                if not wait_until(self._receive.Test, self.patience, timeout, self._bell):
-                    return None
-            number, status, spent, size, solves = self._header[:5].tolist()
-            if number >= evaluation:
-                break
-            # The answer to an evaluation that was interrupted before it could be expected.
-            self._payload()
-            self._receive.Start()
-        payload = self._payload() if size else []
+        try:
+            while True:
+                if not self._receive.Test():
+                    if self._sending is not None and self._sending.Test():
+                        self._sending = None  # Found out while there is time.
+                    if not self._wait(self._receive, timeout, self._bell):
+                        return None
+                number, status, spent, size, solves = self._header[:5].tolist()
+                if number >= evaluation:
+                    break
+                # The answer to an evaluation that was interrupted before it could be expected.
+                self._payload()
+                self._receive.Start()
+            payload = self._payload() if size else []
+        except RuntimeError as error:
+            raise self.lost(error) from None
         self._receiving = False
         if number > evaluation:
             raise PoolError(
@@ -191,7 +233,7 @@ class Link:
                 return []
             payload = np.empty(size, dtype=np.uint8)
             request = self.comm.Irecv(payload, source=self._place, tag=PAYLOAD)
-            wait_until(request.Test, self.patience)
+            self._wait(request)
             self._header[3] = 0
         said: list[Any] = pickle.loads(payload.tobytes())
         return said

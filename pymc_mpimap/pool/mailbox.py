@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pymc_mpimap.pool.mpi_errors import says_that_it_is_gone
 from pymc_mpimap.pool.protocol import DOWN, HEADER, new_buffer
 
 __all__ = ["Mailbox"]
@@ -51,7 +52,12 @@ class Mailbox:
 
     def close(self) -> None:
         """Receive no more; nothing may be on its way."""
-        if self._started:
-            self.request.Cancel()
-            self.request.Wait()
-        self.request.Free()
+        try:
+            if self._started:
+                self.request.Cancel()
+                self.request.Wait()
+            self.request.Free()
+        except RuntimeError as error:
+            # There is nobody any more to receive from, and nothing left to close.
+            if not says_that_it_is_gone(error):
+                raise

@@ -9,19 +9,19 @@ import sys
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, override
+from typing import Any, Literal, Self, override
 
 import numpy as np
 
-from pymc_mpimap.errors import ParallelSamplingError, PoolError
+from pymc_mpimap.errors import InputError, ParallelSamplingError, PoolError
 from pymc_mpimap.pool.base import Pool
 from pymc_mpimap.pool.controller import Controller
 from pymc_mpimap.pool.launch import POOL_OWNER, under_launcher
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.report import PoolReport, Recorder
+from pymc_mpimap.pool.staff import Staff
 from pymc_mpimap.pool.threads import one_thread_each, report_oversubscription
-from pymc_mpimap.pool.wait import SPIN
-from pymc_mpimap.pool.worker import serve
+from pymc_mpimap.pool.wait import SPIN, Patience
 
 __all__ = ["MPIPool"]
 
@@ -45,11 +45,23 @@ class MPIPool(Pool):
         environment variable such as OMP_NUM_THREADS.
     start_timeout : float
         Seconds to wait, on entering, for all ranks to arrive.
+    time_limit : float or None
+        Seconds that a rank may take longer than rank 0 for an evaluation. Who takes longer is lost:
+        a job of it never returns, its process is stopped, or its host is cut off. Ten minutes at
+        least where it has to compile. By default there is no limit.
+    on_loss : {"continue", "end"}
+        What follows when a rank is lost: the others do its jobs, with the same results, or an
+        error is raised. Where MPI ends all ranks when one dies, as MPICH does, and Open MPI without
+        ``--with-ft ulfm``, only ranks that do not answer can be gone on without.
 
     Raises
     ------
+    InputError
+        If a limit or a choice is none.
     PoolError
         On entering, if not all ranks arrive, or they run different versions.
+    RankLostError
+        If a rank is lost and `on_loss` is ``"end"``.
     ParallelSamplingError
         If a child process (a chain of ``pm.sample(cores=4)``) uses the pool.
 
@@ -76,8 +88,15 @@ class MPIPool(Pool):
         spin: float = SPIN,
         threads: int | None = 1,
         start_timeout: float = 120.0,
+        time_limit: float | None = None,
+        on_loss: Literal["continue", "end"] = "continue",
     ):
+        if time_limit is not None and not time_limit > 0:
+            raise InputError(f"MPIPool(time_limit={time_limit!r}): a number of seconds, or None")
+        if on_loss not in {"continue", "end"}:
+            raise InputError(f"MPIPool(on_loss={on_loss!r}): 'continue' or 'end'")
         self._comm = comm
+        self._time_limit, self._goes_on = time_limit, on_loss == "continue"
         self._spin = spin
         self._threads = threads
         self._start_timeout = start_timeout
@@ -108,16 +127,16 @@ class MPIPool(Pool):
             from pymc_mpimap.pool.communicator import join
 
             crew = join(self._comm, self._start_timeout)
-            patience = crew.patience(self._spin)
+            crew.patience.spin, crew.patience.limit = self._spin, self._time_limit
             if crew.comm.rank > 0:
-                serve(crew.comm, patience, crew.comm.rank)
-                crew.leave()
+                crew.serve()
                 sys.exit(0)
-            hosts, controller = crew.hosts, crew.controller(patience)
+            hosts, controller = crew.hosts, crew.controller()
+            controller.staff.schedule.goes_on = self._goes_on
             report_oversubscription(crew.hosts, crew.cores)
         self._pid = os.getpid()
         os.environ[POOL_OWNER] = str(self._pid)
-        self._controller = controller or Controller([], hosts)
+        self._controller = controller or Controller(Staff([], hosts, Patience()))
         self._recorder = Recorder(hosts)
         return super().__enter__()
 

@@ -2,7 +2,8 @@
 
 Down, from the controller, or from another worker above the receiver in a tree::
 
-    command, evaluation, program, payload     int64
+    command, evaluation, program, payload     int64; for the program: how many ranks were lost,
+                                              where none is meant
     changed                                   one byte an input, padded to eight
     values of the changed inputs              each aligned to eight bytes, but large ones
 
@@ -77,6 +78,7 @@ class Status(IntEnum):
     OK = 0
     REJECTED = 1
     FAILED = 2
+    LOST = 3  # a rank below, in a tree
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,11 @@ class Branch:
     rows: tuple[tuple[int, int] | None, ...]
     answer: Parts
     children: tuple[Branch, ...] = ()
+
+    @property
+    def height(self) -> int:
+        """How many levels of ranks are below the first."""
+        return max((1 + child.height for child in self.children), default=0)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class PoolReport:
         How many ODEs were solved, on all ranks, by `solve_ivp`.
     failed_solves : dict of str to int
         Why solves failed, and how often each; their proposals were rejected.
+    lost : tuple of str
+        Which ranks were lost, how, and what followed.
     """
 
     evaluations: int
@@ -49,6 +51,7 @@ class PoolReport:
     messages: dict[str, str] = field(default_factory=dict)
     solves: int = 0
     failed_solves: dict[str, int] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
 
     @property
     def per_second(self) -> float:
@@ -66,6 +69,7 @@ class PoolReport:
         for rank, (busy, host) in enumerate(zip(self.busy, self.hosts, strict=True)):
             share = 100 * busy / self.seconds if self.seconds > 0 else 0.0
             lines.append(f"  rank {rank} on {host}: busy {share:5.1f} % of the time")
+        lines += [f"  {said}" for said in self.lost]
         often = sorted(self.rejected, key=lambda job: -self.rejected[job])
         for job in often[:MOST_LINES]:
             times = self.rejected[job]
@@ -90,6 +94,7 @@ class Recorder:
         self._begun = self._ended = 0
         self._rejected: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
+        self._lost: list[str] = []
         self._counted = np.zeros(N_COUNTS, np.int64)
         self._before = TALLY.copy()
 
@@ -110,6 +115,10 @@ class Recorder:
             for rank, spent in enumerate(busy):
                 self._busy[rank] += spent
         self._evaluations += 1
+
+    def lost(self, said: str) -> None:
+        """Record that a rank was lost, and what followed."""
+        self._lost.append(said)
 
     def rejected(self, failures: Sequence[JobFailure]) -> None:
         """Record jobs that raised and whose proposal is rejected."""
@@ -134,4 +143,5 @@ class Recorder:
                 for number, times in enumerate(failed, start=1)
                 if times
             },
+            tuple(self._lost),
         )

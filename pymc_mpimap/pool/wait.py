@@ -24,15 +24,33 @@ class Patience:
         would else hinder each other). After that, sleep.
     bell : Doorbell, optional
         What wakes this rank and others of its host. Without it, sleeps grow from 50 us to 2 ms.
+    limit : float, optional
+        Seconds after which another rank that does not answer is lost; by default none is.
     """
 
-    def __init__(self, spin: float = SPIN, bell: Doorbell | None = None):
-        self.spin, self.bell = spin, bell
+    def __init__(
+        self, spin: float = SPIN, bell: Doorbell | None = None, limit: float | None = None
+    ):
+        self.spin, self.bell, self.limit = spin, bell, limit
+
+    @property
+    def longest(self) -> float | None:
+        """Seconds that a rank may take that compiles, loads data or takes a message."""
+        return None if self.limit is None else max(self.limit, _COMPILING)
+
+    def late_at(self, height: int) -> float | None:
+        """Seconds that a rank may take for an evaluation with so many levels of ranks below it."""
+        return None if self.limit is None else self.limit * (1 + _HEIGHT * height)
 
     def bell_for(self, rank: int) -> Doorbell | None:
         """Return what wakes this rank when that one sends something, and the other way round."""
         return self.bell if self.bell is not None and self.bell.reaches(rank) else None
 
+
+_COMPILING = 600.0
+"""Seconds: a large model, on a machine that is busy."""
+
+_HEIGHT = 0.25
 
 _FIRST_SLEEP = 50e-6
 _GROWTH = 1.5
