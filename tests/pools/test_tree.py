@@ -542,13 +542,15 @@ def test_busy_time_of_each_rank(grown):
     costs[-1] = 1.0
     function = pytensor.function([theta], map_rect(slow, theta, costs, grain_size=1))
     function(0.0)
-    before = np.array(current_pool().report().busy)
+    busy = [current_pool().report().busy]
     for k in range(10):
         check(function, (float(k),))
-    busy = np.array(current_pool().report().busy) - before
-    assert len(busy) == ranks()
-    assert ranks() == 1 or np.argmax(busy) == ranks() - 1
-    assert busy[-1] >= 0.02
+        busy.append(current_pool().report().busy)
+    # The least of each rank: any may have been kept from its core for a while.
+    least = np.diff(busy, axis=0).min(axis=0)
+    assert len(least) == ranks()
+    assert np.argmax(least) == ranks() - 1
+    assert least[-1] >= 2e-3 * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("fails_on", [None, 0, 1, 2, 4])
