@@ -287,7 +287,7 @@ def _end_together(crew: Crew) -> None:
         if os.getpid() == pid and not crew.left:
             crew.left = True
             # A worker that was not told to leave ends the others with it.
-            if crew.comm.rank > 0 or not crew.controller().staff.stop(STOP_TIMEOUT):
+            if crew.comm.rank > 0 or not _stopped(crew):
                 _abort(crew, crew.exit_code)
             crew.lost = bool(crew.controller().staff.schedule.losses)
 
@@ -313,6 +313,16 @@ def _end_together(crew: Crew) -> None:
     if crew.comm.rank > 0:
         # Rank 0 alone decides what Ctrl-C means: the sampler there returns its draws.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _stopped(crew: Crew) -> bool:
+    """Tell the workers to stop; say whether all did."""
+    try:
+        return crew.controller().staff.stop(STOP_TIMEOUT)
+    except Exception:
+        # Whatever it was, nobody may be left waiting.
+        traceback.print_exc()
+        return False
 
 
 def _flush() -> None:
