@@ -2,131 +2,52 @@
 
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.launchers import MPICH, OPENMPI, launched_by
+from tests.programs import Started, run
+
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]
 
-SCRIPTS = Path(__file__).parent / "scripts"
-MPIEXEC = Path(sys.executable).parent / "mpiexec"
-END = 2.0
-"""Seconds within which all ranks must be gone."""
 
-
-def command(ranks, script, *arguments, module=False):
-    launched = [sys.executable, *(["-m", "pymc_mpimap"] if module else []), SCRIPTS / script]
-    prefix = [MPIEXEC, "-n", str(ranks)] if ranks else []
-    return [str(word) for word in (*prefix, *launched, *arguments)]
-
-
-def run(ranks, script, *arguments, module=False, **options):
-    return subprocess.run(
-        command(ranks, script, *arguments, module=module),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        stdin=subprocess.DEVNULL,
-        check=False,
-        **options,
-    )
-
-
-class Started:
-    """A program that has reached its pool, and says so."""
-
-    def __init__(self, how, ranks=3):
-        self.process = subprocess.Popen(
-            command(ranks, "ends.py", how),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # A mark that its ranks inherit, to find them by.
-            env={**os.environ, "TEST_PROGRAMS_MARK": f"{os.getpid()} {how}"},
-            start_new_session=True,
-        )
-        self.mark = f"TEST_PROGRAMS_MARK={os.getpid()} {how}".encode()
-        self.lines = []
-        self.ready = threading.Event()
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
-        assert self.ready.wait(120), "".join(self.lines)
-        found = re.search(r"READY (\d+)", "".join(self.lines))
-        assert found, "".join(self.lines)
-        self.controller = int(found[1])
-
-    def read(self):
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if "READY" in line:
-                self.ready.set()
-        self.ready.set()
-
-    def ranks(self):
-        """Return the process ids of all ranks that still run."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                marked = self.mark in (folder / "environ").read_bytes().split(b"\0")
-                python = b"ends.py" in (folder / "cmdline").read_bytes()
-                launcher = b"mpiexec" in (folder / "cmdline").read_bytes().split(b"\0")[0]
-                gone = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
-            if marked and python and not launcher and not gone:
-                found.append(int(folder.name))
-        return found
-
-    def end(self, timeout=60.0):
-        """Wait for the program and all its ranks; return exit status and output."""
-        watched = {pid: os.pidfd_open(pid) for pid in self.ranks()}
-        try:
-            self.process.wait(timeout)
-            deadline = time.monotonic() + END
-            for descriptor in watched.values():
-                select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            left = self.ranks()
-            assert not left, "ranks were left running"
-        finally:
-            for pid in self.ranks():
-                os.kill(pid, signal.SIGKILL)
-            for descriptor in watched.values():
-                os.close(descriptor)
-            self.process.kill()
-            self.process.wait(timeout)
-            self.reader.join(timeout)
-            self.process.stdin.close()
-            self.process.stdout.close()
-        return self.process.returncode, "".join(self.lines)
-
-
+@launched_by()
 @pytest.mark.parametrize(
     ("how", "status", "said"),
     [
-        ("returns", 0, "the end of returns"),
-        ("exit 0", 0, "READY"),
-        ("exit 3", 3, "READY"),
-        ("raises", 1, "ValueError: the user's own error"),
-        ("job exits", 0, r"SystemExit: 5\n\[ 0\.  2\.  4\.  6\.  8\. 10\.\]\nthe end"),
-        ("vanishes", None, "READY"),  # the status is mpiexec's own
+        pytest.param("returns", 0, "the end of returns", id="returns"),
+        pytest.param("exit 0", 0, "READY", id="exit 0"),
+        pytest.param("exit 3", 3, "READY", id="exit 3"),
+        pytest.param("raises", 1, "ValueError: the user's own error", id="raises"),
+        pytest.param(
+            "job exits",
+            0,
+            r"SystemExit: 5\n\[ 0\.  2\.  4\.  6\.  8\. 10\.\]\nthe end",
+            id="job exits",
+        ),
     ],
 )
-def test_end(how, status, said):
+def test_end(launcher, how, status, said):
     """All ranks end with the controller, with its exit status."""
-    returncode, output = Started(how).end()
+    returncode, output = Started("ends.py", how, launcher=launcher).end()
     assert returncode == status if status is not None else returncode != 0, output
     assert re.search(said, output), output
 
 
+@launched_by(MPICH)
+def test_controller_that_vanishes_ends_all(launcher):
+    """Without a word to anybody, as by a crash of the interpreter."""
+    returncode, output = Started("ends.py", "vanishes", launcher=launcher).end()
+    assert returncode != 0, output  # the status is mpiexec's own
+
+
 def test_ctrl_c_while_evaluating():
-    program = Started("evaluates")
+    program = Started("ends.py", "evaluates")
     os.killpg(program.process.pid, signal.SIGINT)
     returncode, output = program.end()
     assert returncode == 130, output
@@ -135,7 +56,7 @@ def test_ctrl_c_while_evaluating():
 
 def test_ctrl_c_that_is_caught():
     """The pool goes on after an evaluation that was interrupted half-way."""
-    program = Started("evaluates and is interrupted")
+    program = Started("ends.py", "evaluates and is interrupted")
     os.killpg(program.process.pid, signal.SIGINT)
     returncode, output = program.end()
     assert returncode == 0, output
@@ -144,24 +65,34 @@ def test_ctrl_c_that_is_caught():
 
 def test_ctrl_c_in_a_long_job():
     """Ranks that are busy for another minute do not keep the others waiting."""
-    program = Started("long job")
+    program = Started("ends.py", "long job")
     os.killpg(program.process.pid, signal.SIGINT)
     returncode, output = program.end(timeout=20)
     assert returncode != 0, output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_end_all(number):
-    program = Started("evaluates")
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [
+        pytest.param(MPICH, signal.SIGTERM, id="mpich-SIGTERM"),
+        pytest.param(MPICH, signal.SIGHUP, id="mpich-SIGHUP"),
+        pytest.param(OPENMPI, signal.SIGTERM, id="openmpi-SIGTERM"),
+        pytest.param(OPENMPI, signal.SIGHUP, id="openmpi-SIGHUP"),
+        # Open MPI's mpiexec kills the ranks half a second after Ctrl-C, and they cannot know of it.
+        pytest.param(OPENMPI, signal.SIGINT, id="openmpi-SIGINT"),
+    ],
+)
+def test_signals_end_all(launcher, number):
+    program = Started("ends.py", "evaluates", launcher=launcher)
     os.killpg(program.process.pid, number)
     returncode, output = program.end(timeout=20)
     assert returncode != 0, output
 
 
-def test_worker_that_dies_ends_all():
-    program = Started("evaluates")
-    worker = next(pid for pid in program.ranks() if pid != program.controller)
-    os.kill(worker, signal.SIGKILL)
+@launched_by()
+def test_worker_that_dies_ends_all(launcher):
+    program = Started("ends.py", "evaluates", launcher=launcher)
+    os.kill(program.workers()[0], signal.SIGKILL)
     returncode, output = program.end(timeout=20)
     assert returncode != 0, output
 
@@ -171,10 +102,11 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_idle_workers_rest():
+@launched_by()
+def test_idle_workers_rest(launcher):
     """While the controller waits for its user, workers need next to nothing of a core."""
-    program = Started("idle")
-    workers = [pid for pid in program.ranks() if pid != program.controller]
+    program = Started("ends.py", "idle", launcher=launcher)
+    workers = program.workers()
     assert len(workers) == 2
     before = {pid: cpu_seconds(pid) for pid in workers}
     begun = time.monotonic()
@@ -226,8 +158,9 @@ def test_chains_in_processes_are_told_the_cure(context):
     assert "pm.sample(cores=1)" in result.stderr
 
 
-def test_forgotten_pool_is_told_once():
-    result = run(3, "forgotten.py")
+@launched_by()
+def test_forgotten_pool_is_told_once(launcher):
+    result = run(3, "forgotten.py", launcher=launcher)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("VALUES [0. 2. 4.]") == 6
     assert result.stderr.count("mpiexec started 3 ranks") == 1, result.stderr
@@ -275,16 +208,18 @@ def test_more_ranks_than_cores_are_told_once():
     assert "ranks share" not in result.stderr
 
 
+@launched_by()
 @pytest.mark.parametrize(
     ("mpi", "said"),
     [
-        ("started", r"the ranks \[1\] did not enter MPIPool within 3 s"),
-        ("not started", r"Timeout[\s\S]*communicator\.py"),  # MPI itself does not say who
+        pytest.param("started", r"the ranks \[1\] did not enter MPIPool within 3 s", id="started"),
+        # MPI itself does not say who.
+        pytest.param("not started", r"Timeout[\s\S]*communicator\.py", id="not started"),
     ],
 )
-def test_rank_that_does_not_come(mpi, said):
+def test_rank_that_does_not_come(launcher, mpi, said):
     """It is named where that can be known, and nobody waits for it without an end."""
-    result = run(3, "absent.py", mpi)
+    result = run(3, "absent.py", mpi, launcher=launcher)
     assert result.returncode != 0
     assert re.search(said, result.stderr), result.stderr
     assert "ENTERED" not in result.stdout

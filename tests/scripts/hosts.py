@@ -10,8 +10,9 @@ import pytensor.tensor as pt
 
 import pymc_mpimap
 from pymc_mpimap.job import graph
+from pymc_mpimap.pool.launch import launched_ranks
 
-rank = int(os.environ["PMI_RANK"])
+_, rank = launched_ranks()
 socket.gethostname = lambda: f"host{rank // 2}"
 compile_block = graph.compile_block
 

@@ -1,0 +1,194 @@
+"""Whole programs on MPI ranks, as tests start them, watch them and see them end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.launchers import MPICH, Launcher
+
+__all__ = ["SCRIPTS", "Started", "run", "words"]
+
+SCRIPTS = Path(__file__).parent / "scripts"
+END = 2.0
+"""Seconds within which all of a program's processes must be gone once it has ended."""
+
+
+def words(script: str, *arguments: str, module: bool = False) -> list[object]:
+    """Return what python is given to run one of the tests' scripts."""
+    return [*(["-m", "pymc_mpimap"] if module else []), SCRIPTS / script, *arguments]
+
+
+def run(
+    ranks: int,
+    script: str,
+    *arguments: str,
+    launcher: Launcher = MPICH,
+    module: bool = False,
+    env: Mapping[str, str] = os.environ,
+) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end on so many ranks; on 0, without mpiexec."""
+    given = words(script, *arguments, module=module)
+    return subprocess.run(
+        launcher.command(ranks, *given) if ranks else [sys.executable, *map(str, given)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        stdin=subprocess.DEVNULL,
+        env=launcher.environment(env),
+        check=False,
+    )
+
+
+_numbers = itertools.count()
+
+
+class Started:
+    """A program that has come so far as to print ``READY`` and the process id of its rank 0.
+
+    Parameters
+    ----------
+    script : str
+        One of the tests' scripts.
+    *arguments : str
+    ranks : int
+    launcher : Launcher
+    options : sequence of str
+        More that mpiexec is given.
+    env : mapping
+
+    Attributes
+    ----------
+    process : subprocess.Popen
+        What was started: mpiexec. It leads a process group of its own, all ranks included that the
+        launcher leaves in it.
+    controller : int
+        Process id of rank 0.
+    """
+
+    def __init__(
+        self,
+        script: str,
+        *arguments: str,
+        ranks: int = 3,
+        launcher: Launcher = MPICH,
+        options: Sequence[str] = (),
+        env: Mapping[str, str] = os.environ,
+    ):
+        # Its processes inherit this mark, and are found by it.
+        name, mark = "TEST_PROGRAMS_MARK", f"{os.getpid()} {next(_numbers)}"
+        self._mark = f"{name}={mark}".encode()
+        self._script = script.encode()
+        self._lines: list[str] = []
+        self._read = threading.Condition()
+        self._ended = False
+        self.process = subprocess.Popen(
+            launcher.command(ranks, *words(script, *arguments), options=options),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=launcher.environment({**env, name: mark}),
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read_all, daemon=True)
+        self._reader.start()
+        try:
+            self.controller = int(self.said(r"READY (\d+)")[1])
+        except BaseException:
+            self.kill()
+            raise
+
+    def _read_all(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._read:
+                self._lines.append(line)
+                self._read.notify_all()
+        with self._read:
+            self._ended = True
+            self._read.notify_all()
+
+    @property
+    def output(self) -> str:
+        """What was printed so far, by all ranks, errors included."""
+        return "".join(self._lines)
+
+    def said(self, pattern: str, timeout: float = 120.0) -> re.Match[str]:
+        """Wait until something was printed; return where it matches."""
+        with self._read:
+            self._read.wait_for(lambda: self._ended or re.search(pattern, self.output), timeout)
+            found = re.search(pattern, self.output)
+        assert found, f"{pattern} was not printed, but: {self.output}"
+        return found
+
+    def processes(self) -> list[int]:
+        """Return the process ids of all that still runs, the launcher's own included."""
+        return [pid for pid, _ in self._found()]
+
+    def ranks(self) -> list[int]:
+        """Return the process ids of all ranks that still run."""
+        return [pid for pid, command in self._found() if self._script in command]
+
+    def workers(self) -> list[int]:
+        """Return the process ids of all ranks that still run, but that of rank 0."""
+        return [pid for pid in self.ranks() if pid != self.controller]
+
+    def _found(self) -> list[tuple[int, bytes]]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                # What has ended, and is only not waited for yet, has no environment.
+                if self._mark not in (folder / "environ").read_bytes().split(b"\0"):
+                    continue
+                python = "python" in (folder / "exe").readlink().name
+                command = (folder / "cmdline").read_bytes() if python else b""
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+            found.append((int(folder.name), command))
+        return sorted(found)
+
+    def end(self, timeout: float = 60.0) -> tuple[int, str]:
+        """Wait for the program and all its processes; return exit status and output."""
+        try:
+            self.process.wait(timeout)
+            left = self.left(END)
+            assert not left, f"processes were left running: {left}\n{self.output}"
+        finally:
+            self.kill()
+        return self.process.returncode, self.output
+
+    def left(self, seconds: float) -> list[int]:
+        """Wait until all processes are gone; return those that are not by then."""
+        deadline = time.monotonic() + seconds
+        while (pids := self.processes()) and (wait := deadline - time.monotonic()) > 0:
+            try:
+                descriptor = os.pidfd_open(pids[0])
+            except ProcessLookupError:
+                continue
+            select.select([descriptor], [], [], wait)
+            os.close(descriptor)
+        return pids
+
+    def kill(self) -> None:
+        """End all that still runs."""
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.kill()
+        self.process.wait(60)
+        self._reader.join(60)
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
