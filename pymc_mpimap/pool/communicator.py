@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
