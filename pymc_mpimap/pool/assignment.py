@@ -190,7 +190,10 @@ class Assignment:
         """Return what ranks must be told of what will be sent to them."""
         found = tree.all_of(self.branches)
         return [
-            (line.link, Layout(self.number, line.layout, line.apart, found.get(line.link.rank)))
+            (
+                line.link,
+                Layout(self.number, line.layout, line.apart, found.get(line.link.rank), self.warm),
+            )
             for line in lines
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import perf_counter_ns
 from typing import Any
 
@@ -15,7 +16,7 @@ from pymc_mpimap.pool.assignment import Assignment
 from pymc_mpimap.pool.interrupts import Uninterrupted
 from pymc_mpimap.pool.line import Line
 from pymc_mpimap.pool.link import Answer
-from pymc_mpimap.pool.loss import Lost
+from pymc_mpimap.pool.loss import Loss, Lost
 from pymc_mpimap.pool.parcel import Key
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.protocol import Command, Define, Status
@@ -28,6 +29,13 @@ __all__ = ["Controller"]
 
 _BETWEEN_LOOKS = 200_000
 """Nanoseconds between two looks at the balance, each of which takes one microsecond."""
+
+_MOST_TRIES = 8
+"""How often an evaluation during which ranks are lost is begun: a job that ends its process, by a
+segmentation fault for example, would otherwise end one rank after the other, and this one too."""
+
+_MOST_HANGING = 3
+"""The same for ranks that do not answer: a job that does not return stops one after the other."""
 
 _PATIENCE = 100
 """How many times longer than it took to ask for costs, and to move jobs, it is not done again."""
@@ -63,6 +71,8 @@ class Controller:
             If a job raised.
         RankLostError
             If a rank was lost, and the pool does not go on without it.
+        PoolError
+            If ranks are lost again and again.
         """
         mode = config.mode
         if program is not self._latest[0] or mode != self._latest[1]:
@@ -70,8 +80,9 @@ class Controller:
         assignment = self._latest[2]
         values = [inputs[position] for position in assignment.positions]
         schedule = self._schedule
-        while True:
-            before = schedule.staff
+        begun, hanging = len(schedule.losses), 0
+        for _ in range(_MOST_TRIES):
+            before, losses = schedule.staff, len(schedule.losses)
             try:
                 if schedule.next() is not Step.SEND:
                     self.staff.get_ready(self._forget, recorder)
@@ -79,13 +90,32 @@ class Controller:
                     assignment.give(schedule.staff)
                 evaluation = self._send(assignment, values, program, inputs, recorder)
                 outputs = self._finish(assignment, evaluation, recorder)
+                if outputs is not None:
+                    return outputs
             except Lost as lost:
-                self.staff.note(lost.losses)
+                self._note(assignment, lost.losses)
                 if schedule.staff is before:
                     raise PoolError(f"{lost}, but was lost before; please report this") from lost
-                continue
-            if outputs is not None:
-                return outputs
+            hanging += any(loss.silent for loss in schedule.losses[losses:])
+            if hanging == _MOST_HANGING:
+                break
+        lost_here = schedule.losses[begun:]
+        raise PoolError(
+            "an evaluation is given up, because ranks were lost each time that it was tried: "
+            + "; ".join(f"rank {loss.rank} {loss.how}" for loss in lost_here)
+            + ". Probably a job does not return, or ends its process, at these parameters"
+        )
+
+    def _note(self, assignment: Assignment, losses: Sequence[Loss]) -> None:
+        """Note that ranks are lost, and with which jobs where they may be why."""
+        self.staff.note(
+            [
+                replace(loss, how=f"{loss.how}, with {assignment.deal.jobs_of(loss.rank)}")
+                if loss.silent and "jobs" not in loss.how
+                else loss
+                for loss in losses
+            ]
+        )
 
     def _send(
         self,
@@ -96,10 +126,7 @@ class Controller:
         recorder: Recorder,
     ) -> int:
         """Send an evaluation, and whatever must come before; return its number."""
-        if self.staff.patience.limit is not None:
-            patience = self.staff.patience
-            warm = assignment.warm
-            self.staff.limit = patience.late_at(assignment.height) if warm else patience.longest
+        self._set_limit(assignment)
         self.staff.settle(assignment.heads)
         if assignment.fits(values):
             evaluation = self._schedule.begin(assignment.asked)
@@ -111,6 +138,13 @@ class Controller:
             evaluation = self._schedule.begin(assignment.asked)
             assignment.send_all(evaluation)
         return evaluation
+
+    def _set_limit(self, assignment: Assignment) -> None:
+        """Say how long may be waited for what is asked next."""
+        patience = self.staff.patience
+        if patience.limit is not None:
+            warm = assignment.warm
+            self.staff.limit = patience.late_at(assignment.height) if warm else patience.longest
 
     def _forget(self, rank: int) -> None:
         """Take it that a rank has been told nothing."""
@@ -136,13 +170,13 @@ class Controller:
         """
         busy = [0] * len(self.staff.hosts)
         begun = perf_counter_ns()
-        failures, failed = _own_part(assignment)
+        failures, failed = self._own_part(assignment)
         busy[0] = perf_counter_ns() - begun
         slowest = 0
         moved = False
-        left = None if self.staff.limit is None else countdown(self.staff.limit)
+        left = countdown(self.staff.limit)
         for line in assignment.lines:
-            answer = self._collect(line, evaluation, recorder, left)
+            answer = self._collect(assignment, line, evaluation, recorder, left)
             if answer is None:
                 continue
             moved |= line.answer is not line.link.answer
@@ -172,23 +206,44 @@ class Controller:
                 self._look(assignment, busy, recorder)
         return outputs
 
+    def _own_part(self, assignment: Assignment) -> tuple[list[JobFailure], list[JobError]]:
+        """Do what is this rank's; return the jobs that were rejected, and what was raised."""
+        failures: list[JobFailure] = []
+        limit = self.staff.limit
+        if limit is not None:
+            self.staff.alarm.set(limit)
+        try:
+            for work in assignment.works:
+                failures += work.evaluate()
+        except JobError as error:
+            return failures, [error]
+        finally:
+            if limit is not None:
+                self.staff.alarm.off()
+        return failures, []
+
     def _collect(
-        self, line: Line, evaluation: int, recorder: Recorder, left: Countdown | None = None
+        self,
+        assignment: Assignment,
+        line: Line,
+        evaluation: int,
+        recorder: Recorder,
+        left: Countdown,
     ) -> Answer | None:
         """Wait for an answer; None if the rank is lost, or one below it in a tree."""
         link = line.link
         try:
-            answer = link.collect(evaluation, None if left is None else left())
+            answer = link.collect(evaluation, left())
             if answer is None:
                 raise link.late(self.staff.limit or 0.0)
         except Lost as lost:
-            self.staff.note(lost.losses)
+            self._note(assignment, lost.losses)
             return None
         self._schedule.answered(link.rank, evaluation)
         if answer.counts is not None:
             recorder.counted(answer.counts)
         if answer.status == Status.LOST:
-            self.staff.note(answer.payload)
+            self._note(assignment, answer.payload)
             return None
         return answer
 
@@ -199,7 +254,7 @@ class Controller:
             try:
                 self._rebalance(assignment, recorder)
             except Lost as lost:
-                self.staff.note(lost.losses)  # Seen to before the next evaluation.
+                self._note(assignment, lost.losses)  # Seen to before the next evaluation.
             ended = perf_counter_ns()
             assignment.ask_at = ended + _PATIENCE * (ended - begun)
 
@@ -210,8 +265,9 @@ class Controller:
         for line in assignment.direct:
             line.link.ask(Command.COSTS, evaluation, assignment.number)
         costs = [[work.costs()] for work in assignment.works]
+        left = countdown(self.staff.limit)
         for line in assignment.direct:
-            answer = self._collect(line, evaluation, recorder)
+            answer = self._collect(assignment, line, evaluation, recorder, left)
             if answer is not None:
                 for column, own in zip(costs, answer.payload, strict=True):
                     column.append(own)
@@ -230,6 +286,7 @@ class Controller:
             self._compile(assignment, recorder)
         with Uninterrupted():
             self._tell(assignment)
+            self._set_limit(assignment)
             self._announce(assignment, assignment.direct)
             assignment.expect()
         if assignment.branches:
@@ -264,8 +321,9 @@ class Controller:
         for line in lines:
             line.send(evaluation, assignment.everything, command)
         meanwhile()
+        left = countdown(self.staff.limit)
         for line in lines:
-            if self._collect(line, evaluation, recorder) is not None:
+            if self._collect(assignment, line, evaluation, recorder, left) is not None:
                 line.link.settle()
         if self._schedule.over() is not Step.RETURN:
             raise Lost([])  # They are noted already.
@@ -285,14 +343,3 @@ class Controller:
             recorder.counted(counted - TALLY)
 
         self._hand_out(assignment, leaders, Command.COMPILE, recorder, warm)
-
-
-def _own_part(assignment: Assignment) -> tuple[list[JobFailure], list[JobError]]:
-    """Do what is this rank's; return the jobs that were rejected, and what was raised."""
-    failures: list[JobFailure] = []
-    try:
-        for work in assignment.works:
-            failures += work.evaluate()
-    except JobError as error:
-        return failures, [error]
-    return failures, []

@@ -147,6 +147,19 @@ class Deal:
         data = tuple(gained(old, new) for old, new in zip(before, mine, strict=True))
         return Transfer(self.number, _runs(mine), data)
 
+    def jobs_of(self, rank: int) -> str:
+        """Say which jobs are a rank's."""
+        runs = {
+            (share.map.job.name, share.first, share.last - 1)
+            for share in (shares[rank] for shares in self.shares)
+            if share.first < share.last
+        }
+        said = (
+            f"job {first} of {name}" if first == last else f"the jobs {first} to {last} of {name}"
+            for name, first, last in sorted(runs)
+        )
+        return " and ".join(said) or "no jobs"
+
     def known(self, rank: int) -> set[Key]:
         """Return by what the data are called that a rank has for this program."""
         return keys_of(

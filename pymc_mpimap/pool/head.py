@@ -61,7 +61,7 @@ class Head:
             line.link.reserve(Packing(child.answer).nbytes)
         self._message: np.ndarray | None = None
         self._lost: list[Loss] = []
-        self._warm = False
+        self._warm = layout.warm
         self._gatherings: list[Gathering] = []
         self._works: list[Work] | None = None
         self.counts = np.zeros(N_COUNTS, np.int64)

@@ -33,6 +33,7 @@ class Part:
         ]
         self.works: list[Work] | None = None
         self.parent = 0
+        self.warm = False
         self.head: Head | None = None
 
     def take_over(self, transfer: Transfer) -> None:
@@ -53,6 +54,7 @@ class Part:
     def lay_out(self, layout: Layout, link_to: Callable[[int], Link], inbox: Inbox) -> None:
         """Take over the place in the tree, and forget what was made for other shapes."""
         self.works = self.head = None
+        self.warm = layout.warm
         self.parent = 0 if layout.branch is None else layout.branch.parent
         if layout.branch is not None and layout.branch.children:
             self.head = Head(layout, self.program.maps, link_to)
@@ -63,6 +65,7 @@ class Part:
         failures: list[JobFailure] = []
         for work in self.works or self.prepare(inbox):
             failures += work.evaluate()
+        self.warm = True
         return failures
 
     def prepare(self, inbox: Inbox) -> list[Work]:

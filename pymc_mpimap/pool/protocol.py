@@ -170,12 +170,15 @@ class Layout:
         large array takes as long as sending it.
     branch : Branch, optional
         Where evaluations go down a tree, the receiver and those below it.
+    warm : bool
+        Whether all ranks have compiled the program.
     """
 
     number: int
     parts: Parts
     apart: tuple[int, ...] = ()
     branch: Branch | None = None
+    warm: bool = False
 
     @property
     def incoming(self) -> Parts:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 from pymc_mpimap.errors import MapRectWarning, RankLostError
+from pymc_mpimap.pool.alarm import Alarm
 from pymc_mpimap.pool.interrupts import Uninterrupted
 from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.loss import Loss, Lost
@@ -21,10 +22,14 @@ Countdown = Callable[[], float | None]
 """Says how much is left of a time, in seconds; None if there is no limit."""
 
 
+def _unlimited() -> None:
+    return None
+
+
 def countdown(timeout: float | None) -> Countdown:
     """Return what says how much is left of a time that begins now."""
     if timeout is None:
-        return lambda: None
+        return _unlimited
     deadline = time.perf_counter() + timeout
     return lambda: max(0.0, deadline - time.perf_counter())
 
@@ -65,11 +70,19 @@ class Staff:
         self.links, self.hosts, self.patience = list(links), hosts, patience
         self.schedule = Schedule(link.rank for link in links)
         self.limit: float | None = None
+        self._alarm: Alarm | None = None
         self._replace, self._dismiss = replace, dismiss
         self._taken = 0
         self._at_large: set[int] = set()
         # MPI may still write to their buffers.
         self._lost_links: list[Link] = []
+
+    @property
+    def alarm(self) -> Alarm:
+        """The alarm for this rank's own jobs: where one does not return, nobody else can help."""
+        if self._alarm is None:
+            self._alarm = Alarm(fatal=True)
+        return self._alarm
 
     def present(self) -> list[Link]:
         """Return the links to the ranks that are there."""

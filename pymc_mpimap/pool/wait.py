@@ -40,7 +40,7 @@ class Patience:
 
     def late_at(self, height: int) -> float | None:
         """Seconds that a rank may take for an evaluation with so many levels of ranks below it."""
-        return None if self.limit is None else self.limit * (1 + _HEIGHT * height)
+        return None if self.limit is None else self.limit + height * (1.0 + 0.25 * self.limit)
 
     def bell_for(self, rank: int) -> Doorbell | None:
         """Return what wakes this rank when that one sends something, and the other way round."""
@@ -49,8 +49,6 @@ class Patience:
 
 _COMPILING = 600.0
 """Seconds: a large model, on a machine that is busy."""
-
-_HEIGHT = 0.25
 
 _FIRST_SLEEP = 50e-6
 _GROWTH = 1.5

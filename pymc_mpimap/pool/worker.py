@@ -13,6 +13,7 @@ import cloudpickle
 import numpy as np
 
 from pymc_mpimap.errors import JobError, JobFailure
+from pymc_mpimap.pool.alarm import Alarm
 from pymc_mpimap.pool.head import Head
 from pymc_mpimap.pool.inbox import Inbox
 from pymc_mpimap.pool.link import Link
@@ -41,6 +42,7 @@ class _Worker:
     def __init__(self, comm: Any, patience: Patience, rank: int):
         self.comm, self.patience, self.rank = comm, patience, rank
         self._bell = patience.bell_for(0)
+        self._alarm = None if patience.limit is None else Alarm(fatal=False)
         self.parts: dict[int, Part | JobFailure] = {}
         self.inboxes: dict[int, Inbox] = {}
         self._plain = Reply(comm, Packing([]), 0)
@@ -188,7 +190,7 @@ class _Worker:
             if part.head is not None:
                 self._forward(part.head, evaluation, number)
                 head = part.head
-            failures = part.evaluate(inbox)
+            failures = self._evaluate_own(part, inbox)
             reply, status = part.reply, Status.REJECTED if failures else Status.OK
         except JobError as error:
             failures = [error.failure]
@@ -201,6 +203,17 @@ class _Worker:
             without = status in {Status.FAILED, Status.LOST}
             reply = self._plains[self.source] if without else part.reply
         self._send(reply, evaluation, status, spent, said)
+
+    def _evaluate_own(self, part: Part, inbox: Inbox) -> list[JobFailure]:
+        """Evaluate this rank's own jobs; print where it stands just before it is given up."""
+        if self._alarm is None:
+            return part.evaluate(inbox)
+        limit = self.patience.limit if part.warm else self.patience.longest
+        self._alarm.set(0.9 * (limit or 0.0))
+        try:
+            return part.evaluate(inbox)
+        finally:
+            self._alarm.off()
 
     def _forward(self, head: Head, evaluation: int, number: int) -> None:
         try:

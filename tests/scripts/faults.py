@@ -1,0 +1,72 @@
+"""A program on ranks to which something happens; see tests/test_faults.py.
+
+It evaluates until so many ranks as its first argument says are lost, and a little longer. Each
+result is compared with a serial one.
+"""
+
+import os
+import signal
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+
+import pymc_mpimap as mpimap
+from pymc_mpimap.pool import tree
+
+pytensor.config.mode, pytensor.config.cxx = "FAST_COMPILE", ""
+expected_losses, how = int(sys.argv[1]), sys.argv[2]
+N_JOBS, CRASHES, HANGS = 12, 1.0e3, 2.0e3
+BAD = 0 if "first" in how else N_JOBS - 1
+if "tree" in how:
+    tree.FLAT, tree.FAN_OUT = 1, 2
+warnings.simplefilter("always", mpimap.MapRectWarning)
+
+
+@mpimap.numeric_job(derivatives=None)
+def job(theta, own):
+    if theta[0] == CRASHES and own == BAD:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    while theta[0] == HANGS and own == BAD:
+        time.sleep(1)
+    return float(theta.sum() * own)
+
+
+@mpimap.numeric_job(derivatives=None)
+def process(theta, own):
+    return float(os.getpid())
+
+
+theta = pt.dvector("theta")
+function = pytensor.function([theta], mpimap.map_rect(job, theta, np.arange(float(N_JOBS))))
+size = 100_000 if "large" in how else 3
+with mpimap.MPIPool(
+    time_limit=1.0 if "limit" in how else None, on_loss="end" if "ends" in how else "continue"
+) as pool:
+    processes = mpimap.map_rect(process, None, np.arange(float(pool.ranks)))
+    print("RANKS", *map(int, pytensor.function([], processes)()), flush=True)
+    function(np.ones(size))
+    print("READY", os.getpid(), flush=True)
+    if "job" in how:
+        try:
+            function(np.full(size, CRASHES if "crashes" in how else HANGS))
+        except mpimap.PoolError as error:
+            print("GAVE UP", error, flush=True)
+    after = i = 0
+    while after < 10:
+        i += 1
+        point = np.arange(size) + float(i)
+        result = function(point)
+        with mpimap.SerialPool():
+            assert np.array_equal(result, function(point)), f"evaluation {i}"
+        if len(pool.report().lost) >= expected_losses:
+            after += 1
+            if after == 1:
+                print("LOST", expected_losses, flush=True)
+            if after == 5 and "comes back" in how:
+                sys.stdin.readline()
+    print(pool.report())
+print("the end", flush=True)
