@@ -4,6 +4,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pymc_mpimap.pool import doorbell
@@ -26,15 +27,22 @@ class Member:
     def __init__(self, node, position):
         self.node, self.position = node, position
 
-    def allgather(self, value):
+    @property
+    def size(self):
+        return len(self.node.values)
+
+    def gathered(self, value):
         self.node.values[self.position] = value
         self.node.barrier.wait()
         values = list(self.node.values)
         self.node.barrier.wait()
         return values
 
+    def Allgather(self, mine, everyone):  # noqa: N802 # mpi4py's name
+        everyone[:] = np.concatenate(self.gathered(mine))
+
     def bcast(self, value, root):
-        return self.allgather(value)[root]
+        return self.gathered(value)[root]
 
 
 def hang(ranks, n_ranks):

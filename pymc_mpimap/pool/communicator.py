@@ -7,33 +7,25 @@ import contextlib
 import faulthandler
 import os
 import signal
-import socket
 import sys
+import threading
 import traceback
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pytensor
 
 from pymc_mpimap.errors import PoolError
 from pymc_mpimap.pool.controller import Controller
 from pymc_mpimap.pool.doorbell import Doorbell
 from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.loss import Loss, Lost
+from pymc_mpimap.pool.meeting import meet
+from pymc_mpimap.pool.output import drain
+from pymc_mpimap.pool.portrait import Place
 from pymc_mpimap.pool.staff import Staff
-from pymc_mpimap.pool.wait import Patience, wait_until
+from pymc_mpimap.pool.wait import Patience
 from pymc_mpimap.pool.worker import serve
-from pymc_mpimap.version import __version__
 
 __all__ = ["Crew", "join"]
-
-HELLO, WELCOME = 32001, 32002
-"""Tags on the user's communicator, used once, before there is a private one."""
-
-_GRACE = 5.0
-"""Seconds that rank 0, when a rank is missing, gets to say so and to end the others."""
 
 STOP_TIMEOUT = 1.0
 """Seconds that workers get to hear of the end before they are aborted."""
@@ -44,20 +36,18 @@ _LAUNCHER_VARIABLES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Process:
-    """A rank's process; the number means something within its space of processes alone."""
-
-    pid: int
-    space: str
-
-
 @dataclass
 class Crew:
     """The ranks of one communicator, for the life of this process.
 
     Attributes
     ----------
+    places : tuple of Place
+        Where each rank runs.
+    seal : int
+        What all orders in this crew carry.
+    lock : RLock
+        Who has it may talk to the other ranks: all pools of the crew take turns.
     survives : bool
         Whether MPI and its launcher leave the other ranks alone when one dies.
     lost : bool
@@ -66,37 +56,45 @@ class Crew:
 
     base: Any
     comm: Any
-    hosts: tuple[str, ...]
-    cores: tuple[frozenset[int], ...]
-    processes: tuple[Process, ...]
+    places: tuple[Place, ...]
+    seal: int
     patience: Patience
     survives: bool
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     left: bool = False
     lost: bool = False
     exit_code: int = 1
     _controller: Controller | None = field(default=None, repr=False)
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The host of each rank."""
+        return tuple(place.host for place in self.places)
+
     def controller(self) -> Controller:
         """Return the controller's end of the lines, made once: workers know its programs."""
         if self._controller is None:
-            links = [Link(self.comm, rank, self.patience) for rank in range(1, len(self.hosts))]
+            links = [
+                Link(self.comm, rank, self.patience, seal=self.seal)
+                for rank in range(1, len(self.places))
+            ]
             staff = Staff(links, self.hosts, self.patience, dismiss=self._dismiss)
             self._controller = Controller(staff)
         return self._controller
 
     def _dismiss(self, loss: Loss) -> bool:
         """End a rank that does not answer, if the others survive it; say whether it could be."""
-        process = self.processes[loss.rank]
-        if not self.survives or process.space != self.processes[0].space:
+        place = self.places[loss.rank]
+        if not self.survives or place.space != self.places[0].space:
             return False
         with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(place.pid, signal.SIGKILL)
         return True
 
     def serve(self) -> None:
         """Work for the controller until it says stop; end with it if it dies."""
         try:
-            self.lost = serve(self.comm, self.patience, self.comm.rank)
+            self.lost = serve(self.comm, self.patience, self.comm.rank, self.seal)
         except Lost as lost:
             sys.stderr.write(
                 f"pymc_mpimap: rank {self.comm.rank} on {self.hosts[self.comm.rank]} ends, because "
@@ -115,7 +113,7 @@ def join(comm: Any, timeout: float) -> Crew:
     Raises
     ------
     PoolError
-        If not all ranks arrive in time, or they run different versions.
+        If not all ranks arrive in time, they run different code, or serve another pool.
     """
     # MPI starts on all ranks together or not at all, and waits for them without a limit, where
     # Python can do nothing: this thread of C ends the process, and shows where it stood.
@@ -130,22 +128,33 @@ def join(comm: Any, timeout: float) -> Crew:
     base = MPI.COMM_WORLD if comm is None else comm
     for crew in _crews:
         if crew.base == base:
+            if crew.left:
+                raise PoolError(
+                    "MPIPool was entered on a rank that was told to stop, as rank 0 had ended: "
+                    "other ranks leave 'with MPIPool():' by SystemExit, which must not be caught"
+                )
             return crew
+        if MPI.Group.Intersection(crew.base.Get_group(), base.Get_group()).size > 1:
+            raise PoolError(
+                "MPIPool was entered with a communicator of which other ranks serve the MPIPool "
+                "that was entered before, and so never come: use one communicator for both, or "
+                "two that have rank 0 alone in common"
+            )
     try:
-        portraits = _meet(MPI, base, timeout)
+        places, seal = meet(MPI, base, timeout)
     except PoolError:
         # Ranks that never came would be waited for when MPI is finalized: after the traceback,
         # end them all.
         atexit.register(base.Abort, 1)
+        atexit.register(drain)
         raise
     comm = base.Dup()
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     crew = Crew(
         base,
         comm,
-        tuple(portrait["host"] for portrait in portraits),
-        tuple(portrait["cores"] for portrait in portraits),
-        tuple(portrait["process"] for portrait in portraits),
+        places,
+        seal,
         Patience(bell=Doorbell.hang(node, comm.rank, comm.size)),
         survives=_survives(MPI),
     )
@@ -156,35 +165,6 @@ def join(comm: Any, timeout: float) -> Crew:
         if name.startswith(_LAUNCHER_VARIABLES):
             del os.environ[name]
     return crew
-
-
-def _self_portrait() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "cores": _cores(),
-        "process": Process(os.getpid(), _space()),
-        "versions": {
-            "Python": ".".join(map(str, sys.version_info[:3])),
-            "pymc_mpimap": __version__,
-            "pytensor": pytensor.__version__,
-            "numpy": np.__version__,
-        },
-    }
-
-
-def _cores() -> frozenset[int]:
-    """Return the cores that this rank may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
-
-
-def _space() -> str:
-    """Return what names the space of processes that this one's number belongs to."""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-        return boot + str(Path("/proc/self/ns/pid").readlink())
-    return socket.gethostname()
 
 
 def _survives(mpi: Any) -> bool:
@@ -214,71 +194,6 @@ def _finalize(pid: int) -> None:
             MPI.Finalize()
 
 
-def _meet(mpi: Any, comm: Any, timeout: float) -> list[dict[str, Any]]:
-    """Exchange who is where. Point to point, so that a rank that never comes is named."""
-    patience = Patience()
-    portrait = _self_portrait()
-    if comm.rank > 0:
-        comm.isend(portrait, dest=0, tag=HELLO)
-        _hear(comm, patience, timeout, "rank 0 did not enter MPIPool")
-        # Rank 0 is there: it waits as long for the others, and it alone says who is missing.
-        everyone: list[dict[str, Any]] = _hear(
-            comm, patience, timeout + _GRACE, "rank 0, once in MPIPool, did not answer"
-        )
-        return everyone
-    greetings = [comm.isend(None, dest=rank, tag=WELCOME) for rank in range(1, comm.size)]
-    portraits: dict[int, dict[str, Any]] = {0: portrait}
-
-    def all_here() -> bool:
-        status = mpi.Status()
-        while comm.iprobe(source=mpi.ANY_SOURCE, tag=HELLO, status=status):
-            portraits[status.source] = comm.recv(source=status.source, tag=HELLO)
-        return len(portraits) == int(comm.size)
-
-    if not wait_until(all_here, patience, timeout):
-        missing = [rank for rank in range(comm.size) if rank not in portraits]
-        raise PoolError(
-            f"the ranks {missing} did not enter MPIPool within {timeout:.0f} s: all ranks must "
-            "run the same script up to that line"
-        )
-    _check_versions(portraits)
-    everyone = [portraits[rank] for rank in range(comm.size)]
-    for rank in range(1, comm.size):
-        comm.send(everyone, dest=rank, tag=WELCOME)
-    wait_until(lambda: all(greeting.test()[0] for greeting in greetings), patience, timeout)
-    return everyone
-
-
-def _hear(comm: Any, patience: Patience, timeout: float, else_said: str) -> Any:
-    """Return what rank 0 says next, waiting for it with a bound."""
-    request = comm.irecv(source=0, tag=WELCOME)
-    heard: list[Any] = []
-
-    def arrived() -> bool:
-        done, value = request.test()
-        if done:
-            heard.append(value)
-        return bool(done)
-
-    if not wait_until(arrived, patience, timeout):
-        raise PoolError(
-            f"rank {comm.rank}: {else_said} within {timeout:.0f} s; did it end or raise before?"
-        )
-    return heard[0]
-
-
-def _check_versions(portraits: dict[int, dict[str, Any]]) -> None:
-    for rank, portrait in sorted(portraits.items()):
-        for name, mine in portraits[0]["versions"].items():
-            other = portrait["versions"][name]
-            if other != mine:
-                raise PoolError(
-                    f"rank {rank} on {portrait['host']} has {name} {other}, but rank 0 on "
-                    f"{portraits[0]['host']} has {mine}; results would differ. Use one environment "
-                    "on all hosts"
-                )
-
-
 def _end_together(crew: Crew) -> None:
     """See to it that however one rank ends, all end, and nothing is left running."""
     pid = os.getpid()
@@ -293,7 +208,11 @@ def _end_together(crew: Crew) -> None:
             crew.lost = bool(crew.controller().staff.schedule.losses)
 
     def on_signal(number: int, _frame: Any) -> None:
-        _abort(crew, 128 + number)
+        if os.getpid() == pid:
+            _abort(crew, 128 + number)
+        # A child that was forked has inherited this: it ends alone, as it would without it.
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
     previous = sys.excepthook
 
@@ -304,7 +223,7 @@ def _end_together(crew: Crew) -> None:
             # it does at exit, and leave with the status that a shell gives to Ctrl-C.
             crew.exit_code = 130
             atexit._run_exitfuncs()  # noqa: SLF001 # there is no public name for it
-            _flush()
+            drain()
             os._exit(130)
 
     atexit.register(at_exit)
@@ -317,20 +236,19 @@ def _end_together(crew: Crew) -> None:
 
 
 def _stopped(crew: Crew) -> bool:
-    """Tell the workers to stop; say whether all did."""
+    """Tell the workers to stop; say whether all did, which they cannot while a thread uses them."""
+    if not crew.lock.acquire(timeout=STOP_TIMEOUT):
+        return False
     try:
         return crew.controller().staff.stop(STOP_TIMEOUT)
     except Exception:
         # Whatever it was, nobody may be left waiting.
         traceback.print_exc()
         return False
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    finally:
+        crew.lock.release()
 
 
 def _abort(crew: Crew, code: int) -> None:
-    _flush()
+    drain()
     crew.comm.Abort(code)

@@ -10,6 +10,7 @@ import numpy as np
 
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.parcel import Key, keys_of
+from pymc_mpimap.pool.portrait import loaded_sources
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.protocol import Define, Transfer
 from pymc_mpimap.pool.settings import current_settings
@@ -141,7 +142,7 @@ class Deal:
     def _define(self, mine: Sequence[Share]) -> Define:
         owned = tuple(share.map.owned(share.first, share.last) for share in mine)
         program = replace(self.program, maps=owned)
-        return Define(self.number, program, _runs(mine), current_settings())
+        return Define(self.number, program, _runs(mine), current_settings(), loaded_sources())
 
     def _transfer(self, before: Sequence[Share], mine: Sequence[Share]) -> Transfer:
         data = tuple(gained(old, new) for old, new in zip(before, mine, strict=True))

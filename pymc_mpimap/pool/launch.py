@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["POOL_OWNER", "launched_ranks", "under_launcher"]
+__all__ = ["POOL_OWNER", "forked_under_mpi", "launched_ranks", "under_launcher"]
 
 POOL_OWNER = "PYMC_MPIMAP_POOL_OWNER"
 """Environment variable with the process id of the controller; its children inherit it."""
@@ -42,3 +42,19 @@ _LAUNCHED = (
 def under_launcher() -> bool:
     """Whether this process is a rank of an MPI job, or may have been until MPI was started."""
     return "mpi4py.MPI" in sys.modules or any(name in os.environ for name in _LAUNCHED)
+
+
+_forks: list[int] = []
+
+
+def _note_fork() -> None:
+    if "mpi4py.MPI" in sys.modules:
+        _forks.append(os.getpid())
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def forked_under_mpi() -> bool:
+    """Whether this process was forked from one that had MPI: what it finds of it is not its own."""
+    return bool(_forks)

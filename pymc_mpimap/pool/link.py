@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from pymc_mpimap.pool.protocol import (
     Transfer,
     new_buffer,
 )
+from pymc_mpimap.pool.said import decode
 from pymc_mpimap.pool.wait import Patience, wait_until
 
 __all__ = ["Answer", "Link"]
@@ -57,6 +57,8 @@ class Link:
     place : int, optional
         Its rank in `comm`, where that is another one: a spawned worker has a communicator of its
         own.
+    seal : int
+        What was agreed with the worker at the start: each order carries it.
 
     Attributes
     ----------
@@ -64,9 +66,12 @@ class Link:
         Where answers arrive. Another one after `reserve` made more room.
     """
 
-    def __init__(self, comm: Any, rank: int, patience: Patience, place: int | None = None):
+    def __init__(
+        self, comm: Any, rank: int, patience: Patience, place: int | None = None, *, seal: int = 0
+    ):
         self.comm, self.rank, self.patience = comm, rank, patience
         self._place = rank if place is None else place
+        self._seal = seal
         self._bell = patience.bell_for(rank)
         self._sending: Any = None
         self._apart: list[Any] = []
@@ -177,7 +182,8 @@ class Link:
         """
         pickled, buffers = pack(order, known or set())
         sizes = np.array([len(buffer) for buffer in buffers], dtype=np.int64)
-        self._order_header[:5] = (Command.CONTROL, 0, number, len(pickled), len(buffers))
+        content = (Command.CONTROL, 0, number, len(pickled), len(buffers), self._seal)
+        self._order_header[: len(content)] = content
         messages = [pickled, *([sizes] if buffers else []), *buffers]
         try:
             requests = [
@@ -235,5 +241,4 @@ class Link:
             request = self.comm.Irecv(payload, source=self._place, tag=PAYLOAD)
             self._wait(request)
             self._header[3] = 0
-        said: list[Any] = pickle.loads(payload.tobytes())
-        return said
+        return decode(payload.tobytes())

@@ -16,12 +16,15 @@ import numpy as np
 from pymc_mpimap.errors import InputError, ParallelSamplingError, PoolError
 from pymc_mpimap.pool.base import Pool
 from pymc_mpimap.pool.controller import Controller
-from pymc_mpimap.pool.launch import POOL_OWNER, under_launcher
+from pymc_mpimap.pool.launch import POOL_OWNER, forked_under_mpi, under_launcher
+from pymc_mpimap.pool.output import print_whole_lines
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.report import PoolReport, Recorder
+from pymc_mpimap.pool.serial import note_left
 from pymc_mpimap.pool.staff import Staff
 from pymc_mpimap.pool.threads import one_thread_each, report_oversubscription
 from pymc_mpimap.pool.wait import SPIN, Patience
+from pymc_mpimap.pool.work import inside_job
 
 __all__ = ["MPIPool"]
 
@@ -59,7 +62,7 @@ class MPIPool(Pool):
     InputError
         If a limit or a choice is none.
     PoolError
-        On entering, if not all ranks arrive, or they run different versions.
+        On entering, if not all ranks arrive, or they run different code; or inside a job.
     RankLostError
         If a rank is lost and `on_loss` is ``"end"``.
     ParallelSamplingError
@@ -102,6 +105,7 @@ class MPIPool(Pool):
         self._start_timeout = start_timeout
         self._lock = threading.RLock()
         self._pid = 0
+        self._open = False
         self._controller: Controller | None = None
         self._recorder = Recorder([socket.gethostname()])
 
@@ -118,6 +122,18 @@ class MPIPool(Pool):
                 "pm.sample(cores=1), or nuts_sampler='nutpie'; and put the script's body under "
                 "'if __name__ == \"__main__\":'"
             )
+        if forked_under_mpi():
+            raise ParallelSamplingError(
+                f"MPIPool() was entered in process {os.getpid()}, which was forked from a rank and "
+                "shares its MPI: answers would be mixed up. Enter it before you fork, and sample "
+                "in one process: pm.sample(cores=1), or nuts_sampler='nutpie'"
+            )
+        if inside_job():
+            raise PoolError(
+                "MPIPool() was entered inside a job, whose rank is at work for a pool already. "
+                "Enter it once, around the model and pm.sample; a map_rect inside a job is "
+                "evaluated by the job's own rank"
+            )
         if self._controller is not None:
             raise PoolError("this MPIPool was entered already; make another one")
         self._restore_threads = one_thread_each(self._threads)
@@ -128,13 +144,17 @@ class MPIPool(Pool):
 
             crew = join(self._comm, self._start_timeout)
             crew.patience.spin, crew.patience.limit = self._spin, self._time_limit
+            if crew.comm.size > 1:
+                print_whole_lines(crew.comm.rank)
             if crew.comm.rank > 0:
                 crew.serve()
                 sys.exit(0)
             hosts, controller = crew.hosts, crew.controller()
+            self._lock = crew.lock
             controller.staff.schedule.goes_on = self._goes_on
-            report_oversubscription(crew.hosts, crew.cores)
+            report_oversubscription(crew.hosts, [place.cores for place in crew.places])
         self._pid = os.getpid()
+        self._open = True
         os.environ[POOL_OWNER] = str(self._pid)
         self._controller = controller or Controller(Staff([], hosts, Patience()))
         self._recorder = Recorder(hosts)
@@ -148,12 +168,18 @@ class MPIPool(Pool):
     ) -> None:
         os.environ.pop(POOL_OWNER, None)
         self._restore_threads()
+        self._open = False
+        if self.ranks > 1:
+            note_left(self.ranks)
         super().__exit__(kind, error, trace)
 
     @override
     def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        if self._controller is None:
-            raise PoolError("this MPIPool is not open; use it as 'with MPIPool():'")
+        if self._controller is None or not self._open:
+            raise PoolError(
+                f"this MPIPool {'was left' if self._controller else 'is not open'}; use it as "
+                "'with MPIPool():'"
+            )
         if os.getpid() != self._pid:
             raise ParallelSamplingError(
                 f"process {os.getpid()} was forked from process {self._pid} and tried to use its "

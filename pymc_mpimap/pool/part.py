@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from pymc_mpimap.errors import JobFailure
 from pymc_mpimap.pool.head import Head
 from pymc_mpimap.pool.inbox import Inbox
 from pymc_mpimap.pool.link import Link
+from pymc_mpimap.pool.portrait import check_sources, loaded_sources
 from pymc_mpimap.pool.protocol import Define, Layout, Packing, Transfer
 from pymc_mpimap.pool.reply import Reply
 from pymc_mpimap.pool.settings import apply_settings
@@ -25,6 +27,8 @@ class Part:
 
     def __init__(self, define: Define, comm: Any, rank: int):
         apply_settings(define.settings)
+        # What came by name was imported here: later, perhaps, than when the ranks met.
+        check_sources(define.sources, loaded_sources(), f"rank {rank} on {socket.gethostname()}")
         self.comm, self.rank = comm, rank
         self.program = define.program
         self.shares = [

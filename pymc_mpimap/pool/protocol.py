@@ -16,8 +16,10 @@ Up, from a worker::
     outputs                                   each aligned to eight bytes
     busy of each rank of a branch             int64, where there is more than one
 
-A payload is a pickled object that follows in a message of its own: definitions, layouts, transfers
-of jobs, costs and failures, none of them on the hot path. Both sides know all shapes beforehand.
+A payload follows in a message of its own, and is never on the hot path. Down it is an order,
+pickled: a definition, a layout, a transfer of jobs. Its header also has the number of arrays that
+come with it, and the seal that was agreed upon at the start. Up it is JSON: costs and failures.
+Nothing that a worker sends is unpickled. Both sides know all shapes beforehand.
 """
 
 from __future__ import annotations
@@ -94,12 +96,15 @@ class Define:
         For each map, the receiver's run of blocks.
     settings : dict
         PyTensor's configuration where it changes the compiled code.
+    sources : dict
+        Digests of the user's own modules, see `pymc_mpimap.pool.portrait.loaded_sources`.
     """
 
     number: int
     program: Any
     runs: tuple[tuple[int, int], ...]
     settings: dict[str, Any]
+    sources: dict[str, tuple[str, str]]
 
 
 Parts = tuple[tuple[str, tuple[int, ...]], ...]

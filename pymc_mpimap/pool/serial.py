@@ -24,9 +24,9 @@ from pymc_mpimap.pool.launch import POOL_OWNER, launched_ranks
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.report import PoolReport, Recorder
 from pymc_mpimap.pool.share import Share
-from pymc_mpimap.pool.work import Work
+from pymc_mpimap.pool.work import Work, inside_job
 
-__all__ = ["SerialPool", "default_pool"]
+__all__ = ["SerialPool", "default_pool", "note_left"]
 
 _MOST_REMEMBERED = 256
 
@@ -142,6 +142,8 @@ class _DefaultPool(SerialPool):
     def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         _refuse_child_of_a_pool()
         _warn_of_a_forgotten_pool()
+        if _LEFT and not inside_job():
+            _warn_of_a_pool_that_was_left(_LEFT.pop())
         return super().evaluate(program, inputs)
 
 
@@ -167,6 +169,25 @@ def _warn_of_a_forgotten_pool() -> None:
             MapRectWarning,
             stacklevel=2,
         )
+
+
+_LEFT: list[int] = []
+"""The ranks of the pool that was left last, until it is said that they are not used any more."""
+
+
+def note_left(ranks: int) -> None:
+    """Note that a pool of several ranks is not in force any more."""
+    _LEFT[:] = [ranks]
+
+
+def _warn_of_a_pool_that_was_left(ranks: int) -> None:
+    warnings.warn(
+        f"map_rect is evaluated after 'with MPIPool():' was left: this process does all the work "
+        f"alone, while {ranks - 1} other rank{'s' if ranks > 2 else ''} of it "
+        f"wait{'' if ranks > 2 else 's'}. Move it into the block, or put it into another one",
+        MapRectWarning,
+        stacklevel=2,
+    )
 
 
 @cache

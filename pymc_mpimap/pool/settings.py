@@ -7,16 +7,49 @@ from typing import Any
 
 from pytensor.configdefaults import config
 
-__all__ = ["apply_settings", "current_settings"]
+__all__ = ["apply_settings", "current_settings", "fixed_settings"]
+
+# These can be changed at any time: rank 0 sends them with each program.
+_SENT = (
+    "mode",
+    "linker",
+    "floatX",
+    "cast_policy",
+    "numba__fastmath",
+    "gcc__cxxflags",
+    "cycle_detection",
+    "openmp",
+    "openmp_elemwise_minsize",
+    "optdb__max_use_ratio",
+    "optdb__position_cutoff",
+    "scan__allow_gc",
+    "on_opt_error",
+    "tensor__insert_inplace_optimizer_validate_nb",
+)
+
+# These are fixed when PyTensor is imported: the ranks compare them when they meet.
+_FIXED = (
+    "optimizer",
+    "optimizer_excluding",
+    "optimizer_including",
+    "optimizer_requiring",
+    "lib__amdlibm",
+    "scan__allow_output_prealloc",
+    "tensor__cmp_sloppy",
+)
 
 
 def current_settings() -> dict[str, Any]:
     """Return PyTensor's configuration where it changes compiled code, for the workers."""
-    names = ("mode", "linker", "optimizer", "floatX", "cast_policy", "numba__fastmath")
-    settings = {name: getattr(config, name) for name in names}
+    settings = {name: getattr(config, name) for name in _SENT}
     if "jax" in sys.modules:
         settings["jax_enable_x64"] = sys.modules["jax"].config.jax_enable_x64
     return settings
+
+
+def fixed_settings() -> dict[str, str]:
+    """Return the part of that configuration that cannot be changed in this process."""
+    return {name: str(getattr(config, name)) for name in _FIXED}
 
 
 def apply_settings(settings: dict[str, Any]) -> None:

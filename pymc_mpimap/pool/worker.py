@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from time import perf_counter_ns
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
-from pymc_mpimap.errors import JobError, JobFailure
+from pymc_mpimap.errors import JobError, JobFailure, PoolError
 from pymc_mpimap.pool.alarm import Alarm
 from pymc_mpimap.pool.head import Head
 from pymc_mpimap.pool.inbox import Inbox
@@ -32,6 +31,7 @@ from pymc_mpimap.pool.protocol import (
     Transfer,
 )
 from pymc_mpimap.pool.reply import Reply
+from pymc_mpimap.pool.said import encode
 from pymc_mpimap.pool.wait import Patience, wait_until
 from pymc_mpimap.tally import TALLY
 
@@ -39,8 +39,8 @@ __all__ = ["serve"]
 
 
 class _Worker:
-    def __init__(self, comm: Any, patience: Patience, rank: int):
-        self.comm, self.patience, self.rank = comm, patience, rank
+    def __init__(self, comm: Any, patience: Patience, rank: int, seal: int):
+        self.comm, self.patience, self.rank, self._seal = comm, patience, rank, seal
         self._bell = patience.bell_for(0)
         self._alarm = None if patience.limit is None else Alarm(fatal=False)
         self.parts: dict[int, Part | JobFailure] = {}
@@ -74,7 +74,9 @@ class _Worker:
             if command == Command.EVALUATE:
                 self._evaluate(evaluation, number)
             elif command == Command.CONTROL:
-                self._control(number, self._order(payload, int(self.header[4])))
+                n_arrays, seal = self.header[4:6].tolist()
+                self._check(seal)
+                self._control(number, self._order(payload, n_arrays))
             elif command == Command.COSTS:
                 part = self.parts[number]
                 costs = [] if isinstance(part, JobFailure) else part.costs()
@@ -120,6 +122,14 @@ class _Worker:
         if rank not in self._links:
             self._links[rank] = Link(self.comm, rank, self.patience)
         return self._links[rank]
+
+    def _check(self, seal: int) -> None:
+        """Refuse, before anything is unpickled, an order of others than the rank 0 that was met."""
+        if seal != self._seal:
+            raise PoolError(
+                f"rank {self.rank} was sent an order without the seal that rank 0 agreed upon with "
+                "it at the start: it comes from another run"
+            )
 
     def _order(self, nbytes: int, n_arrays: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """Receive an order, and the arrays that belong to it."""
@@ -287,7 +297,7 @@ class _Worker:
         header[0], header[2] = evaluation, spent
         payload = b""
         if status is not reply.status or said:
-            payload = cloudpickle.dumps(said) if said else b""
+            payload = encode(said)
             header[1], header[3] = status, len(payload)
             # So that a payload's length is never taken for the next one's.
             reply.status = Status.OK if status == Status.OK and not payload else None
@@ -321,7 +331,7 @@ class _Worker:
         )
 
 
-def serve(comm: Any, patience: Patience, rank: int) -> bool:
+def serve(comm: Any, patience: Patience, rank: int, seal: int) -> bool:
     """Obey the controller until it says stop.
 
     Parameters
@@ -332,6 +342,8 @@ def serve(comm: Any, patience: Patience, rank: int) -> bool:
     patience : Patience
     rank : int
         How the controller calls this rank.
+    seal : int
+        What was agreed with the controller at the start.
 
     Returns
     -------
@@ -343,7 +355,7 @@ def serve(comm: Any, patience: Patience, rank: int) -> bool:
     Lost
         If the controller is gone.
     """
-    worker = _Worker(comm, patience, rank)
+    worker = _Worker(comm, patience, rank, seal)
     try:
         lost = worker.run()
     except RuntimeError as error:
