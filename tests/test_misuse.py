@@ -50,10 +50,19 @@ def test_odd_and_wrong_uses():
         "forked and entered": r"\(.ParallelSamplingError: .* was forked from a rank .*., True\)",
         "forked and terminated": r"\(-15, True\)",
         "few jobs": r"\[\[\], \[0.0\], \[0.0, 2.0\]\]",
+        "listening": r"\[0.0, 0.0, 0.0\]",
+        "rejecting": r"\(\[-inf, 1.0, inf.*\], \[0.0, 1.0, inf, 3.0, 4.0, -inf\], .*\)",
     }
     assert answers.keys() == expected.keys()
     for name, said in expected.items():
         assert re.fullmatch(said, answers[name]), f"{name}: {answers[name]}"
+    told = (
+        "Of 3 evaluations of the pool, some gave no valid value:\n"
+        "  rejected 2 times: job 5 of fails: ValueError: no\n"
+        "  rejected once: job 0 of fails: ValueError: no\n"
+        "  not finite 3 times: job 2 of fails: inf\n"
+    )
+    assert result.stderr.count(told) == 1, result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,9 @@ __all__ = ["compile_numeric"]
 
 COMPLEX_STEP = 1e-30
 
+_REAL = "biuf"
+"""NumPy's kinds of numbers that are taken as they are: others lose something, or mean nothing."""
+
 
 class Evaluation:
     """The value of one job and its derivatives with respect to the parameters."""
@@ -135,6 +138,12 @@ def _leaves(call: Call, parts: Sequence[Any], where: str) -> list[Any]:
 
 
 def _check_value(job: NumericJob, value: np.ndarray) -> None:
+    if value.dtype.kind not in _REAL:
+        what = "None" if value.shape == () and value.item() is None else f"dtype {value.dtype}"
+        raise TypeError(
+            f"{job.name} returned {what} as its value; it should be "
+            f"{'a real number' if job.function.length is None else 'real numbers'}"
+        )
     ndim = 0 if job.function.length is None else 1
     if value.ndim != ndim:
         hint = (
@@ -170,7 +179,12 @@ def _chosen(
                 f"{job.name} returned no derivative with respect to {name}. If it never does, say "
                 f"so with numeric_job(without=[{name!r}])"
             )
-        array = np.asarray(by_input[i], dtype=np.result_type(by_input[i], np.float32))
+        array = np.asarray(by_input[i])
+        if array.dtype.kind not in _REAL:
+            raise TypeError(
+                f"{job.name} returned a derivative with respect to {name} of dtype {array.dtype}; "
+                "it should be real"
+            )
         shape = (*value.shape, *np.shape(values[i]))
         if array.shape != shape:
             raise ValueError(
@@ -178,7 +192,7 @@ def _chosen(
                 f"for a value of shape {value.shape} and {name} of shape {np.shape(values[i])} it "
                 f"should be {shape}"
             )
-        chosen[i] = array
+        chosen[i] = np.asarray(array, dtype=np.result_type(array, np.float32))
     return chosen
 
 

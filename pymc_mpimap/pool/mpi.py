@@ -171,6 +171,7 @@ class MPIPool(Pool):
         self._open = False
         if self.ranks > 1:
             note_left(self.ranks)
+        self._recorder.tell()
         super().__exit__(kind, error, trace)
 
     @override
@@ -188,7 +189,9 @@ class MPIPool(Pool):
                 "turns on the pool"
             )
         with self._lock:
-            return self._controller.evaluate(program, inputs, self._recorder)
+            outputs = self._controller.evaluate(program, inputs, self._recorder)
+            self._recorder.gave(program, inputs, outputs)
+            return outputs
 
     def report(self) -> PoolReport:
         """Return what the pool has done so far."""

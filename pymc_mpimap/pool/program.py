@@ -83,6 +83,21 @@ class Program:
         return tuple(sorted(holding))
 
     @cached_property
+    def values(self) -> tuple[tuple[int, int, int], ...]:
+        """The outputs that are values of jobs, not derivatives: position, map, output of its job.
+
+        They are those for which -inf stands in where a job is rejected.
+        """
+        outputs = [
+            (k, i, slot) for k, m in enumerate(self.maps) for i, slot in enumerate(m.job.outputs)
+        ]
+        return tuple(
+            (position, k, i)
+            for position, (k, i, slot) in enumerate(outputs)
+            if slot.per_job and slot.on_failure == -np.inf
+        )
+
+    @cached_property
     def _moves_and_uses(self) -> tuple[tuple[Move, ...], tuple[tuple[int, ...], ...]]:
         moves: list[Move] = []
 

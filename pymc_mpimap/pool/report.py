@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pymc_mpimap.errors import JobFailure
+from pymc_mpimap.pool.finite import not_finite
+from pymc_mpimap.pool.program import Program
 from pymc_mpimap.tally import N_COUNTS, REASONS, TALLY
 
 __all__ = ["PoolReport", "Recorder"]
 
 MOST_LINES = 5
 """How many rejected jobs are printed; all of them are in the report."""
+
+_log = logging.getLogger("pymc_mpimap")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,9 @@ class PoolReport:
         How often each job raised and its proposal was rejected.
     messages : dict of str to str
         For each such job, its last exception.
+    not_finite : dict of str to int
+        How often each job's value was NaN or infinite, by job and value ("job 3 of f: nan"). NaN
+        and -inf reject the proposal.
     solves : int
         How many ODEs were solved, on all ranks, by `solve_ivp`.
     failed_solves : dict of str to int
@@ -52,6 +60,7 @@ class PoolReport:
     solves: int = 0
     failed_solves: dict[str, int] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
+    not_finite: dict[str, int] = field(default_factory=dict)
 
     @property
     def per_second(self) -> float:
@@ -70,18 +79,29 @@ class PoolReport:
             share = 100 * busy / self.seconds if self.seconds > 0 else 0.0
             lines.append(f"  rank {rank} on {host}: busy {share:5.1f} % of the time")
         lines += [f"  {said}" for said in self.lost]
-        often = sorted(self.rejected, key=lambda job: -self.rejected[job])
-        for job in often[:MOST_LINES]:
-            times = self.rejected[job]
-            said = "once" if times == 1 else f"{times} times"
-            lines.append(f"  rejected {said}: {job}: {self.messages[job]}")
-        if rest := often[MOST_LINES:]:
-            total = sum(self.rejected[job] for job in rest)
-            lines.append(f"  rejected {total} times: {len(rest)} more jobs, see report().rejected")
+        return "\n".join([*lines, *self.troubles()])
+
+    def troubles(self) -> list[str]:
+        """Return the lines on what was rejected, was not finite, or could not be solved."""
+        rejected = {f"{job}: {self.messages[job]}": n for job, n in self.rejected.items()}
+        lines = _most_often("rejected", rejected, "rejected")
+        lines += _most_often("not finite", self.not_finite, "not_finite")
         if self.failed_solves:
             lines.append(f"  {sum(self.failed_solves.values())} of {self.solves} solves failed:")
             lines += [f"    {times} times {why}" for why, times in self.failed_solves.items()]
-        return "\n".join(lines)
+        return lines
+
+
+def _most_often(what: str, counts: Mapping[str, int], name: str) -> list[str]:
+    often = sorted(counts, key=lambda job: -counts[job])
+    lines = []
+    for job in often[:MOST_LINES]:
+        times = "once" if counts[job] == 1 else f"{counts[job]} times"
+        lines.append(f"  {what} {times}: {job}")
+    if rest := often[MOST_LINES:]:
+        total = sum(counts[job] for job in rest)
+        lines.append(f"  {what} {total} times: {len(rest)} more jobs, see report().{name}")
+    return lines
 
 
 class Recorder:
@@ -95,6 +115,9 @@ class Recorder:
         self._rejected: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
         self._lost: list[str] = []
+        self._rejected_now: set[str] = set()
+        self._not_finite: Counter[str] = Counter()
+        self._told = 0
         self._counted = np.zeros(N_COUNTS, np.int64)
         self._before = TALLY.copy()
 
@@ -126,6 +149,33 @@ class Recorder:
             job = f"job {failure.job} of {failure.function}"
             self._rejected[job] += 1
             self._messages[job] = failure.exception
+            self._rejected_now.add(job)
+
+    def gave(
+        self, program: Program, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+    ) -> None:
+        """Record which jobs' values of an evaluation are not finite, but for the rejected ones."""
+        if odd := not_finite(program, inputs, outputs, self._rejected_now):
+            self._not_finite.update(odd)
+        if self._rejected_now:
+            self._rejected_now.clear()
+
+    def tell(self) -> None:
+        """Log what kept proposals from being taken, unless all of it was told before.
+
+        Values of -inf alone are no trouble: many models have them outside of their support.
+        """
+        report = self.report()
+        serious = [report.rejected, report.failed_solves]
+        serious.append({k: n for k, n in report.not_finite.items() if not k.endswith(": -inf")})
+        count = sum(sum(counts.values()) for counts in serious)
+        if count > self._told:
+            self._told = count
+            _log.warning(
+                "Of %d evaluations of the pool, some gave no valid value:\n%s",
+                report.evaluations,
+                "\n".join(report.troubles()),
+            )
 
     def report(self) -> PoolReport:
         """Return the account so far."""
@@ -144,4 +194,5 @@ class Recorder:
                 if times
             },
             tuple(self._lost),
+            dict(self._not_finite),
         )

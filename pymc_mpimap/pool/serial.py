@@ -11,12 +11,13 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
+from types import TracebackType
 from typing import override
 
 import numpy as np
 from pytensor.configdefaults import config
 
-from pymc_mpimap.errors import MapRectWarning, ParallelSamplingError
+from pymc_mpimap.errors import JobFailure, MapRectWarning, ParallelSamplingError
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.assembly import Assembly, assemblies
 from pymc_mpimap.pool.base import Pool
@@ -74,13 +75,26 @@ class SerialPool(Pool):
                 while len(self._plans) > _MOST_REMEMBERED:
                     self._plans.popitem(last=False)
             outputs: list[np.ndarray] = []
+            failures: list[JobFailure] = []
             for work, outcomes in plan.steps:
-                if failures := work.evaluate():
-                    self._recorder.rejected(failures)
+                failures += work.evaluate()
                 outputs += [outcome() for outcome in outcomes]
             ended = time.perf_counter_ns()
             self._recorder.evaluated([ended - begun], ended)
+            if failures:
+                self._recorder.rejected(failures)
+            self._recorder.gave(program, inputs, outputs)
         return outputs
+
+    @override
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._recorder.tell()
+        super().__exit__(kind, error, trace)
 
     def _share(self, m: Map) -> Share:
         """Return the whole of a map, its held data prepared once for all programs."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 from pymc_mpimap.blocks import Node, subtrees
 from pymc_mpimap.errors import JobError, JobFailure
 from pymc_mpimap.map import Map
+from pymc_mpimap.pool.failures import describe, from_job
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.protocol import Parts
 from pymc_mpimap.signature import core_shape, packed_offsets
@@ -105,21 +104,14 @@ class Share:
                 None if data is None else data.block(self.first, self.last)
                 for data in self.map.data
             ]
-        except Exception as error:
+        except BaseException as error:
+            if not from_job(error, self.rank):
+                raise
             raise JobError(self.failure(self.first, error, "loading the data of ")) from error
 
     def failure(self, job: int, error: BaseException, doing: str = "") -> JobFailure:
         """Describe what a job raised."""
-        # The first line is the exception's own; PyTensor adds hints below it.
-        text = (str(error).strip().splitlines() or [""])[0]
-        return JobFailure(
-            function=f"{doing}{self.map.job.name}",
-            job=job,
-            rank=self.rank,
-            host=socket.gethostname(),
-            exception=f"{type(error).__name__}: {text}" if text else type(error).__name__,
-            traceback="".join(traceback.format_exception(error)),
-        )
+        return describe(error, f"{doing}{self.map.job.name}", job, self.rank)
 
 
 def answer_parts(

@@ -22,6 +22,7 @@ from pytensor.configdefaults import config
 from pymc_mpimap.blocks import additions
 from pymc_mpimap.errors import JobError, JobFailure
 from pymc_mpimap.job.base import Job, Kernel, Thunk
+from pymc_mpimap.pool.failures import from_job
 from pymc_mpimap.pool.share import Share, output_shapes
 from pymc_mpimap.signature import packed_offsets
 
@@ -180,7 +181,9 @@ class Work:
                     if thunk is None:
                         thunk = thunks[k] = self._thunk(*self.share.jobs(self.share.low + k))
                     results = thunk()
-                except (Exception, SystemExit) as error:
+                except BaseException as error:
+                    if not from_job(error, self.share.rank):
+                        raise
                     results = self._isolate(k, error, failures)
                 for i, result in enumerate(results):
                     how, place, steps = stores[i]
@@ -223,10 +226,13 @@ class Work:
                 try:
                     results.append(self._thunk(j, j + 1)())
                     continue
-                except (Exception, SystemExit) as again:
+                except BaseException as again:
+                    if not from_job(again, share.rank):
+                        raise
                     error = again
             failure = share.failure(share.first + j, error)
-            if share.map.on_error == "raise":
+            # An interrupt ends the sampling on whichever rank it is raised.
+            if share.map.on_error == "raise" or isinstance(error, KeyboardInterrupt):
                 raise JobError(failure) from error
             failures.append(failure)
             results.append(self._stand_in(j))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import traceback
 from collections.abc import Sequence
 from time import perf_counter_ns
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 
 from pymc_mpimap.errors import JobError, JobFailure, PoolError
 from pymc_mpimap.pool.alarm import Alarm
+from pymc_mpimap.pool.failures import describe
 from pymc_mpimap.pool.head import Head
 from pymc_mpimap.pool.inbox import Inbox
 from pymc_mpimap.pool.link import Link
@@ -321,14 +320,7 @@ class _Worker:
             wait_until(reply.request.Test, self.patience, limit)
 
     def _failure(self, error: BaseException, doing: str) -> JobFailure:
-        return JobFailure(
-            function=f"the program, {doing}",
-            job=-1,
-            rank=self.rank,
-            host=socket.gethostname(),
-            exception=traceback.format_exception_only(error)[-1].strip(),
-            traceback="".join(traceback.format_exception(error)),
-        )
+        return describe(error, f"the program, {doing}", -1, self.rank)
 
 
 def serve(comm: Any, patience: Patience, rank: int, seal: int) -> bool:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import mpi4py.MPI
 import numpy as np
@@ -195,6 +196,43 @@ def forked_and_terminated():
         return os.waitstatus_to_exitcode(status), right(4.0)
 
 
+def sockets_open_to_others():
+    """Return the inodes of this process's sockets that others may connect or send to."""
+    own = {str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+    found = set()
+    for table, state, inode in (("tcp", 3, 9), ("tcp6", 3, 9), ("udp", 3, 9), ("unix", 3, 6)):
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if f"socket:[{words[inode]}]" in own and words[state] in ("0A", "07", "00010000"):
+                found.add(words[inode])
+    return found
+
+
+@mpimap.numeric_job(derivatives=None)
+def opened(theta, own):
+    return len(threading.test_opened() - threading.test_opened_before)
+
+
+def listening():
+    """Return how many sockets each rank has opened since it started MPI."""
+    with mpimap.MPIPool():
+        return build(opened, 3)(1.0).tolist()
+
+
+@mpimap.numeric_job(derivatives=None)
+def fails(theta, own):
+    if own == theta:
+        raise ValueError("no")
+    return np.inf if own == 2 else own
+
+
+def rejecting():
+    values = mpimap.map_rect(fails, theta, np.arange(6.0), on_error="reject")
+    function = pytensor.function([theta], values)
+    with mpimap.MPIPool():
+        return function(0.0).tolist(), function(5.0).tolist(), function(5.0).tolist()
+
+
 def few_jobs():
     with mpimap.MPIPool():
         return [build(times, n)(2.0).tolist() for n in (0, 1, 2)]
@@ -216,7 +254,11 @@ CASES = {
     "forked and entered": in_a_fork(enter),
     "forked and terminated": forked_and_terminated,
     "few jobs": few_jobs,
+    "listening": listening,
+    "rejecting": rejecting,
 }
+threading.test_opened = sockets_open_to_others
+threading.test_opened_before = sockets_open_to_others()
 world = mpi4py.MPI.COMM_WORLD
 two = world.Split(int(world.rank > 1))
 with mpimap.MPIPool():

@@ -1,0 +1,71 @@
+"""What an exception says, as plain strings of bounded length, whatever the exception is like."""
+
+from __future__ import annotations
+
+import socket
+import traceback
+
+from pymc_mpimap.errors import JobFailure
+
+__all__ = ["describe", "from_job"]
+
+_MOST = 500
+"""Characters of an exception's own line: it stands in reports and at the head of messages."""
+
+_MOST_OF_TRACEBACK = 20_000
+"""Characters: a recursion of several functions has a thousand frames; some messages hold arrays."""
+
+
+def describe(error: BaseException, function: str, job: int, rank: int) -> JobFailure:
+    """Describe what was raised on this host.
+
+    Parameters
+    ----------
+    error : BaseException
+        Its methods may raise, too: it can be of any class.
+    function : str
+        What was evaluated.
+    job, rank : int
+    """
+    return JobFailure(
+        function=function,
+        job=job,
+        rank=rank,
+        host=socket.gethostname(),
+        exception=_shortened(_line(error), _MOST),
+        traceback=_shortened(_traceback(error), _MOST_OF_TRACEBACK),
+    )
+
+
+def from_job(error: BaseException, rank: int) -> bool:
+    """Whether a job raised this: Ctrl-C, of which rank 0 alone hears, is the user's."""
+    return rank > 0 or not isinstance(error, KeyboardInterrupt)
+
+
+def _line(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        # The first line is the exception's own; PyTensor adds hints below it.
+        text = (str(error).strip().splitlines() or [""])[0]
+    except BaseException as another:
+        return f"{name}, whose text could not be had: its __str__ raised {type(another).__name__}"
+    return f"{name}: {text}" if text else name
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException as another:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        return (
+            f"Traceback (most recent call last):\n{frames}{type(error).__name__}, which could not "
+            f"be shown: that raised {type(another).__name__}\n"
+        )
+
+
+def _shortened(text: str, most: int) -> str:
+    """Leave the middle out of a text that is too long."""
+    if len(text) <= most:
+        return text
+    left_out = f" [... {len(text) - most} characters ...] "
+    return f"{text[: most // 2]}{left_out}{text[-most // 2 :]}"
