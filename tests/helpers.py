@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,73 @@ from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Variable
 
 from pymc_mpimap import SerialPool, current_pool
+from pymc_mpimap.pool import commons
 
 # The reference is evaluated node by node, without a rewrite that could be wrong (or take time).
 AS_WRITTEN = Mode(linker="py", optimizer=None)
+
+
+class Node:
+    """One rank of a host, a thread: what is needed of a communicator of them."""
+
+    def __init__(self, barrier: threading.Barrier, values: list[Any], position: int):
+        self.barrier, self.values, self.position = barrier, values, position
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    def gathered(self, value: Any) -> list[Any]:
+        self.values[self.position] = value
+        self.barrier.wait()
+        values = list(self.values)
+        self.barrier.wait()
+        return values
+
+    def Allgather(self, mine: np.ndarray, everyone: np.ndarray) -> None:  # noqa: N802 # mpi4py's
+        everyone[:] = np.concatenate(self.gathered(mine))
+
+    def bcast(self, value: Any, root: int) -> Any:
+        return self.gathered(value)[root]
+
+
+def on_one_host(ranks: Sequence[int], call: Callable[[Node, int], Any]) -> dict[int, Any]:
+    """Return what ``call(node, rank)`` gives on each of these ranks, called at the same time."""
+    barrier = threading.Barrier(len(ranks), timeout=20)
+    values: list[Any] = [None] * len(ranks)
+    results: dict[int, Any] = {}
+
+    def one(position: int, rank: int) -> None:
+        results[rank] = call(Node(barrier, values, position), rank)
+
+    threads = [threading.Thread(target=one, args=item) for item in enumerate(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return results
+
+
+def lay_out_anew() -> None:
+    """Let the pool in force lay all programs out anew: as what tests have patched now says."""
+    controller = getattr(current_pool(), "_controller", None)
+    for assignment in () if controller is None else controller._assignments.values():
+        assignment.in_force = False
+
+
+@contextmanager
+def large_arrays(where: str) -> Iterator[None]:
+    """Let large arrays lie in memory "in common", or be sent "apart", as to another host."""
+
+    def refuse(*_: Any) -> Any:
+        raise OSError("no memory in common")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if where == "apart":
+            patch.setattr(commons, "Common", refuse)
+        lay_out_anew()
+        yield
+    lay_out_anew()
 
 
 def in_modes(*names: str) -> pytest.MarkDecorator:

@@ -4,60 +4,17 @@ import tempfile
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pymc_mpimap.pool import doorbell
 from pymc_mpimap.pool.doorbell import Doorbell
 from pymc_mpimap.pool.wait import Patience, wait_until
-
-
-class Node:
-    """The ranks of a host, as threads: what a bell needs of a communicator."""
-
-    def __init__(self, n):
-        self.barrier = threading.Barrier(n, timeout=20)
-        self.values = [None] * n
-
-    def member(self, position):
-        return Member(self, position)
-
-
-class Member:
-    def __init__(self, node, position):
-        self.node, self.position = node, position
-
-    @property
-    def size(self):
-        return len(self.node.values)
-
-    def gathered(self, value):
-        self.node.values[self.position] = value
-        self.node.barrier.wait()
-        values = list(self.node.values)
-        self.node.barrier.wait()
-        return values
-
-    def Allgather(self, mine, everyone):  # noqa: N802 # mpi4py's name
-        everyone[:] = np.concatenate(self.gathered(mine))
-
-    def bcast(self, value, root):
-        return self.gathered(value)[root]
+from tests.helpers import on_one_host
 
 
 def hang(ranks, n_ranks):
     """Hang the bells of these ranks of so many."""
-    node, bells = Node(len(ranks)), {}
-
-    def one(position, rank):
-        bells[rank] = Doorbell.hang(node.member(position), rank, n_ranks)
-
-    threads = [threading.Thread(target=one, args=item) for item in enumerate(ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    return bells
+    return on_one_host(ranks, lambda node, rank: Doorbell.hang(node, rank, n_ranks))
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from pymc_mpimap.pool import tree
 from pymc_mpimap.pool.assembly import Assembly, assemblies
+from pymc_mpimap.pool.commons import Commons
 from pymc_mpimap.pool.deal import Deal
 from pymc_mpimap.pool.line import Line
 from pymc_mpimap.pool.link import Link
@@ -75,6 +77,7 @@ class Assignment:
         self.in_force = False
         self._shapes: list[tuple[int, ...]] = []
         self._held: list[np.ndarray] = []
+        self._commons: Commons | None = None
         self._contents: list[bytes | None] = []
         self._large: list[int] = []
         self._offsets: dict[int, np.ndarray] = {}
@@ -105,7 +108,14 @@ class Assignment:
         shapes = [value.shape for value in values]
         self.warm &= shapes == self._shapes
         self._shapes = shapes
-        self._held = [np.array(value, order="C") for value in values]
+        working = self.working
+        flat = not tree.pays(len(working) + 1)
+        near = flat and any(link.near for link in working)
+        self._commons = commons = Commons() if near else None
+        self._held = [
+            np.array(v, order="C") if commons is None else commons.hold(i, v)
+            for i, v in enumerate(values)
+        ]
         self._contents = [v.tobytes() if v.nbytes <= SMALL else None for v in self._held]
         self._large = [i for i, content in enumerate(self._contents) if content is None]
         self._offsets = {
@@ -113,14 +123,14 @@ class Assignment:
             for move in self.program.moves
             if move.shapes is not None
         }
-        working = self.working
-        flat = not tree.pays(len(working) + 1)
         self.direct = [
             Line(
                 link,
                 self.number,
                 [self.part(i, link.rank, v) for i, v in enumerate(self._held)],
                 apart=flat,
+                commons=commons if link.near else None,
+                answer_parts=self._answer((link.rank,)),
             )
             for link in working
         ]
@@ -190,10 +200,7 @@ class Assignment:
         """Return what ranks must be told of what will be sent to them."""
         found = tree.all_of(self.branches)
         return [
-            (
-                line.link,
-                Layout(self.number, line.layout, line.apart, found.get(line.link.rank), self.warm),
-            )
+            (line.link, replace(line.layout, branch=found.get(line.link.rank), warm=self.warm))
             for line in lines
         ]
 
@@ -212,6 +219,7 @@ class Assignment:
         """Send each working rank what changed since the last time, and hold it."""
         # Until all is sent, nothing is known of what the workers have: an error forgets it.
         self.in_force = False
+        self._commons = None  # Who was to find something there has.
         small = []
         for i, content in enumerate(self._contents):
             if content is not None and (now := values[i].tobytes()) != content:
@@ -272,7 +280,7 @@ class Assignment:
         shares = [[work.share] for work in self.works]
         self.spent = []
         for line, ranks in zip(self.lines, self._groups, strict=True):
-            packing = Packing(self._answer(ranks))
+            packing = Packing(self._answer(ranks), elsewhere=line.places)
             line.link.reserve(packing.nbytes)
             line.answer = line.link.answer
             views, _ = packing.views(line.answer, tuple(range(len(packing.parts))))

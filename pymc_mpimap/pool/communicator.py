@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pymc_mpimap.errors import PoolError
+from pymc_mpimap.pool.commons import neighbours
 from pymc_mpimap.pool.controller import Controller
 from pymc_mpimap.pool.doorbell import Doorbell
 from pymc_mpimap.pool.link import Link
@@ -59,6 +60,7 @@ class Crew:
     places: tuple[Place, ...]
     seal: int
     patience: Patience
+    near: frozenset[int]
     survives: bool
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     left: bool = False
@@ -75,7 +77,7 @@ class Crew:
         """Return the controller's end of the lines, made once: workers know its programs."""
         if self._controller is None:
             links = [
-                Link(self.comm, rank, self.patience, seal=self.seal)
+                Link(self.comm, rank, self.patience, seal=self.seal, near=rank in self.near)
                 for rank in range(1, len(self.places))
             ]
             staff = Staff(links, self.hosts, self.patience, dismiss=self._dismiss)
@@ -156,6 +158,7 @@ def join(comm: Any, timeout: float) -> Crew:
         places,
         seal,
         Patience(bell=Doorbell.hang(node, comm.rank, comm.size)),
+        neighbours(node, comm.rank),
         survives=_survives(MPI),
     )
     node.Free()

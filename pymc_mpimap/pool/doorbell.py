@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
+from pymc_mpimap.pool.protocol import gathered_numbers
 
 __all__ = ["Doorbell"]
 
@@ -66,7 +66,7 @@ class Doorbell:
         Doorbell or None
             None where there is nobody to wake, or a file cannot be made or opened.
         """
-        everyone = _gathered(node, rank)
+        everyone = gathered_numbers(node, rank)
         if len(everyone) == 1 or 0 not in everyone:
             return None
         folder: Path | None = None
@@ -79,7 +79,7 @@ class Doorbell:
             with contextlib.suppress(OSError):
                 others = [other for other in everyone if other != rank] if rank == 0 else [0]
                 bell = cls(folder, rank, others)
-        complete = all(_gathered(node, int(bell is not None)))
+        complete = all(gathered_numbers(node, int(bell is not None)))
         if rank == 0 and folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         return bell if complete else None
@@ -112,14 +112,6 @@ class Doorbell:
     def asleep(self, yes: bool) -> None:
         """Say whether this rank wants to be woken."""
         self._asleep[self._rank] = yes
-
-
-def _gathered(node: Any, number: int) -> list[int]:
-    """Return each rank's number; as plain bytes, of which nothing is unpickled."""
-    numbers = np.empty(node.size, np.int64)
-    node.Allgather(np.array([number], np.int64), numbers)
-    found: list[int] = numbers.tolist()
-    return found
 
 
 def _make(everyone: Sequence[int], ranks: int) -> Path:

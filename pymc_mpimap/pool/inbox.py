@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pymc_mpimap.pool.commons import array_at
 from pymc_mpimap.pool.protocol import APART, HEADER, Layout, Packing
 from pymc_mpimap.pool.wait import Patience, wait_until
 
@@ -25,18 +26,39 @@ class Inbox:
     ----------
     current : list of array
         The inputs, or this rank's parts of them.
+    places : dict of int to array
+        Where those arrays of the answer go that are not sent.
     """
 
     def __init__(self, comm: Any, layout: Layout, patience: Patience):
         self._patience = patience
         self._packing = Packing(layout.parts, len(layout.parts))
-        self.current = [np.zeros(shape, dtype) for dtype, shape in self._packing.parts]
+        common = {place.number for place in layout.inputs}
+        # Those in common are found later: who cannot find them must still receive the others.
+        self.current = [
+            np.zeros((0,) if i in common else shape, dtype)
+            for i, (dtype, shape) in enumerate(self._packing.parts)
+        ]
+        self.places: dict[int, np.ndarray] = {}
+        self._layout = layout
         self._apart = {
             i: comm.Recv_init(self.current[i].reshape(-1).view(np.uint8), source=0, tag=APART + i)
             for i in layout.apart
         }
         self._message: np.ndarray | None = None
         self._changes: dict[bytes, tuple[list[tuple[np.ndarray, np.ndarray]], list[Any]]] = {}
+
+    def find(self) -> None:
+        """Find what is in memory in common.
+
+        Raises
+        ------
+        OSError
+            If it is not there.
+        """
+        for place in self._layout.inputs:
+            self.current[place.number] = array_at(place)
+        self.places = {place.number: array_at(place) for place in self._layout.outputs}
 
     def update(self, message: np.ndarray) -> None:
         """Take the changed inputs out of a message, and receive those that come apart."""

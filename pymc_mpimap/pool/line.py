@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pymc_mpimap.pool.commons import Commons
 from pymc_mpimap.pool.interrupts import Uninterrupted
 from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.protocol import (
@@ -14,8 +15,10 @@ from pymc_mpimap.pool.protocol import (
     HEADER,
     LARGE,
     Command,
+    Layout,
     Packing,
     Parts,
+    Place,
     new_buffer,
 )
 
@@ -38,27 +41,53 @@ class Line:
     apart : bool
         Whether large inputs are sent apart. Down a tree they are not: who hands them on does it
         with the rest.
+    commons : Commons, optional
+        Where the worker finds large inputs, and puts large outputs, instead.
+    answer_parts : sequence of (dtype, shape)
+        What it answers.
 
     Attributes
     ----------
+    places : dict of int to array
+        The arrays of the answer that are not sent.
+    layout : Layout
+        What the worker must be told of what will be sent to it.
     answer : array of uint8
         Where the answer is looked for; another one than the link's after it made more room.
     """
 
-    def __init__(self, link: Link, number: int, parts: Sequence[np.ndarray], *, apart: bool = True):
+    def __init__(
+        self,
+        link: Link,
+        number: int,
+        parts: Sequence[np.ndarray],
+        *,
+        apart: bool = True,
+        commons: Commons | None = None,
+        answer_parts: Parts = (),
+    ):
         self.link = link
+        self.places: dict[int, np.ndarray] = {}
+        inputs: tuple[Place, ...] = ()
+        outputs: tuple[Place, ...] = ()
+        if commons is not None:
+            inputs = commons.inputs(parts)
+            self.places, outputs = commons.answer(answer_parts)
+        self._common = {place.number for place in inputs}
         self._parts = parts
-        self.layout: Parts = tuple((part.dtype.str, part.shape) for part in parts)
-        self._packing = Packing(self.layout, len(parts))
+        layout: Parts = tuple((part.dtype.str, part.shape) for part in parts)
+        self._packing = Packing(layout, len(parts))
         self._buffer = new_buffer(self._packing.nbytes)
         self._header = self._buffer[: 8 * HEADER].view(np.int64)
         self._header[:] = 0
         self._header[2] = number
         self._flags = self._buffer[8 * HEADER : 8 * HEADER + len(parts)]
-        self.apart = tuple(i for i, part in enumerate(parts) if apart and part.nbytes >= LARGE)
         self._large = {
-            i: link.message(parts[i].reshape(-1).view(np.uint8), APART + i) for i in self.apart
+            i: link.message(part.reshape(-1).view(np.uint8), APART + i)
+            for i, part in enumerate(parts)
+            if apart and part.nbytes >= LARGE and i not in self._common
         }
+        self.layout = Layout(number, layout, tuple(self._large), inputs=inputs, outputs=outputs)
         self._messages: dict[tuple[int, ...], _Message] = {}
         self._flagged: tuple[int, ...] | None = None
         self.answer = link.answer
@@ -89,6 +118,7 @@ class Line:
             self.link.start(request, apart)
 
     def _message(self, changed: tuple[int, ...]) -> _Message:
+        changed = tuple(i for i in changed if i not in self._common)
         flags = np.zeros(len(self._parts), dtype=np.uint8)
         flags[list(changed)] = 1
         packed = tuple(i for i in changed if i not in self._large)

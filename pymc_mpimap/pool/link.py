@@ -59,6 +59,8 @@ class Link:
         own.
     seal : int
         What was agreed with the worker at the start: each order carries it.
+    near : bool
+        Whether the worker can have memory in common with this rank.
 
     Attributes
     ----------
@@ -67,9 +69,16 @@ class Link:
     """
 
     def __init__(
-        self, comm: Any, rank: int, patience: Patience, place: int | None = None, *, seal: int = 0
+        self,
+        comm: Any,
+        rank: int,
+        patience: Patience,
+        place: int | None = None,
+        *,
+        seal: int = 0,
+        near: bool = False,
     ):
-        self.comm, self.rank, self.patience = comm, rank, patience
+        self.comm, self.rank, self.patience, self.near = comm, rank, patience, near
         self._place = rank if place is None else place
         self._seal = seal
         self._bell = patience.bell_for(rank)

@@ -81,7 +81,7 @@ class Part:
             self.head.prepare(self.works, self.reply.places)
             return self.works
         parts = [share.outputs(own) for share, own in zip(self.shares, inputs, strict=True)]
-        packing = Packing([part for own in parts for part in own])
+        packing = Packing([part for own in parts for part in own], elsewhere=inbox.places)
         self.reply = Reply(self.comm, packing, self.parent)
         rest = iter(self.reply.places)
         self.works = [

@@ -7,7 +7,8 @@ Down, from the controller, or from another worker above the receiver in a tree::
     changed                                   one byte an input, padded to eight
     values of the changed inputs              each aligned to eight bytes, but large ones
 
-Large inputs that changed follow, each in a message of its own.
+Large inputs that changed follow, each in a message of its own. On rank 0's host large inputs and
+outputs are not sent: they lie in memory that both ranks use, see `pymc_mpimap.pool.commons`.
 
 Up, from a worker::
 
@@ -24,7 +25,7 @@ Nothing that a worker sends is unpickled. Both sides know all shapes beforehand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -47,8 +48,11 @@ __all__ = [
     "Layout",
     "Packing",
     "Parts",
+    "Place",
     "Status",
     "Transfer",
+    "gathered_numbers",
+    "nbytes_of",
     "new_buffer",
     "same_bytes",
 ]
@@ -109,6 +113,27 @@ class Define:
 
 Parts = tuple[tuple[str, tuple[int, ...]], ...]
 """The dtypes and shapes of arrays."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an array lies in memory that its receiver has in common with the controller.
+
+    Attributes
+    ----------
+    number : int
+        Which input, or which array of the answer.
+    path : str
+    start : int
+    dtype : str
+    shape : tuple of int
+    """
+
+    number: int
+    path: str
+    start: int
+    dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -177,6 +202,8 @@ class Layout:
         Where evaluations go down a tree, the receiver and those below it.
     warm : bool
         Whether all ranks have compiled the program.
+    inputs, outputs : tuple of Place
+        Those inputs, and arrays of the answer, that are not sent.
     """
 
     number: int
@@ -184,6 +211,8 @@ class Layout:
     apart: tuple[int, ...] = ()
     branch: Branch | None = None
     warm: bool = False
+    inputs: tuple[Place, ...] = ()
+    outputs: tuple[Place, ...] = ()
 
     @property
     def incoming(self) -> Parts:
@@ -205,19 +234,24 @@ class Packing:
         All arrays that may be packed.
     flags : int
         How many bytes of flags stand between the header and the arrays.
+    elsewhere : mapping of int to array
+        Arrays that are not in the buffer, but there.
     """
 
-    def __init__(self, parts: Sequence[tuple[Any, tuple[int, ...]]], flags: int = 0):
+    def __init__(
+        self,
+        parts: Sequence[tuple[Any, tuple[int, ...]]],
+        flags: int = 0,
+        elsewhere: Mapping[int, np.ndarray] | None = None,
+    ):
         self.parts = [(np.dtype(dtype), tuple(shape)) for dtype, shape in parts]
         self.flags = flags
         self.start = 8 * HEADER + _aligned(flags)
-        self.nbytes = self.start + sum(_aligned(self._nbytes(i)) for i in range(len(self.parts)))
+        self._elsewhere = elsewhere or {}
+        packed = (i for i in range(len(self.parts)) if i not in self._elsewhere)
+        self.nbytes = self.start + sum(_aligned(nbytes_of(*self.parts[i])) for i in packed)
         self._buffer: np.ndarray | None = None
         self._views: dict[tuple[int, ...], tuple[list[np.ndarray], int]] = {}
-
-    def _nbytes(self, i: int) -> int:
-        dtype, shape = self.parts[i]
-        return int(dtype.itemsize * np.prod(shape, dtype=np.int64))
 
     def views(self, buffer: np.ndarray, chosen: tuple[int, ...]) -> tuple[list[np.ndarray], int]:
         """Return arrays that look into the buffer, and where the last of them ends.
@@ -236,12 +270,20 @@ class Packing:
             position = self.start
             arrays = []
             for i in chosen:
+                if i in self._elsewhere:
+                    arrays.append(self._elsewhere[i])
+                    continue
                 dtype, shape = self.parts[i]
-                nbytes = self._nbytes(i)
+                nbytes = nbytes_of(dtype, shape)
                 arrays.append(buffer[position : position + nbytes].view(dtype).reshape(shape))
                 position += _aligned(nbytes)
             self._views[chosen] = arrays, position
         return self._views[chosen]
+
+
+def nbytes_of(dtype: Any, shape: Sequence[int]) -> int:
+    """Return the size of an array."""
+    return int(np.dtype(dtype).itemsize * np.prod(shape, dtype=np.int64))
 
 
 def _aligned(nbytes: int) -> int:
@@ -253,8 +295,17 @@ def new_buffer(nbytes: int) -> np.ndarray:
     return np.zeros(-(-nbytes // 8), dtype=np.int64).view(np.uint8)
 
 
+def gathered_numbers(node: Any, number: int) -> list[int]:
+    """Return each rank's number; as plain bytes, of which nothing is unpickled."""
+    numbers = np.empty(node.size, np.int64)
+    node.Allgather(np.array([number], np.int64), numbers)
+    found: list[int] = numbers.tolist()
+    return found
+
+
 LARGE = 1 << 15
-"""Bytes from which an input is sent apart: then a message more is cheaper than two copies."""
+"""Bytes from which an array is sent apart, or lies in memory in common: then a message more is
+cheaper than two copies."""
 
 SMALL = 2048
 """Bytes up to which arrays are compared at once."""

@@ -180,6 +180,7 @@ class _Worker:
         self._read(self._boxes[0])
         # Also where the program itself is not there: what is sent apart must be received.
         inbox = self.inboxes[layout.number] = Inbox(self.comm, layout, self.patience)
+        inbox.find()
         part = self.parts[layout.number]
         if isinstance(part, Part):
             part.lay_out(layout, self._link_to, inbox)

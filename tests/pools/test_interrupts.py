@@ -11,7 +11,7 @@ import pytest
 from pymc_mpimap import current_pool, map_rect, numeric_job
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.link import Link
-from tests.helpers import assert_same_bits
+from tests.helpers import assert_same_bits, large_arrays
 from tests.interrupting import interrupt_at_every_line
 
 
@@ -47,11 +47,14 @@ def build(size):
     return pytensor.function([theta], map_rect(lambda t, job, x: (t * x).sum(), theta, 6, held))
 
 
-@pytest.mark.parametrize("size", [3, 10_000])  # packed, and sent apart
-def test_interrupted_at_any_line(size):
+@pytest.mark.parametrize(
+    ("size", "where"), [(3, "packed"), (10_000, "apart"), (10_001, "in common")]
+)
+def test_interrupted_at_any_line(size, where):
     """Wherever it strikes, no answer is taken for another's and no rank has stale inputs."""
     expected = np.arange(6.0 * size).reshape(6, size).sum(axis=1)
-    assert interrupt_at_every_line(build(size), size, expected) > 30
+    with large_arrays(where):
+        assert interrupt_at_every_line(build(size), size, expected) > 30
 
 
 @pytest.mark.parametrize("step", ["start", "order"])

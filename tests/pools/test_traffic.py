@@ -9,12 +9,13 @@ import pytensor.tensor as pt
 import pytest
 
 from pymc_mpimap import JobError, SerialPool, current_pool, map_rect, numeric_job
+from pymc_mpimap.blocks import subtrees
 from pymc_mpimap.pool import link
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.parcel import pack
 from pymc_mpimap.pool.protocol import HEADER, LARGE
-from tests.helpers import assert_same_bits
+from tests.helpers import assert_same_bits, large_arrays
 
 N = 64
 
@@ -116,18 +117,36 @@ def test_one_definition_for_equal_ops(monkeypatch):
     assert "Define" not in [kind for _, kind in orders]
 
 
-def test_large_inputs_travel_apart(monkeypatch):
-    """They are sent from where they stay to where they stay, and only if they changed."""
+@pytest.mark.parametrize("where", ["apart", "in common"])
+def test_large_inputs_travel_apart_or_not_at_all(monkeypatch, where):
+    """They are sent from where they stay to where they stay, and only if they changed.
+
+    On one host they are in memory that all ranks use.
+    """
+    with large_arrays(where):
+        check_large_inputs(monkeypatch, where)
+
+
+def check_large_inputs(monkeypatch, where):
     size = 2 * LARGE // 8
     theta, jobs = pt.dvector("theta", shape=(size,)), pt.dmatrix("jobs", shape=(8, size))
     total = map_rect(lambda theta, job: (theta * job).sum(), theta, jobs, grain_size=1).sum()
     function = pytensor.function([theta, jobs], [total, *pt.grad(total, [theta, jobs])])
     random = np.random.default_rng(1)
     points = [random.normal(size=size), random.normal(size=(8, size))]
-    with recorded(monkeypatch):
+    reserved = []
+    reserve = Link.reserve
+    with recorded(monkeypatch), monkeypatch.context() as patch:
+        patch.setattr(
+            Link, "reserve", lambda self, n: (reserved.append((self.rank, n)), reserve(self, n))
+        )
         function(*points)
     n_ranks = max(others(), default=0) + 1
     own = [8 * (r + 1) // n_ranks - 8 * r // n_ranks for r in range(n_ranks)]
+    # The answer: a value a job, the sums for theta (one a subtree), derivatives by the jobs' own.
+    sums = {r: len(list(subtrees(8, 8 * r // n_ranks, 8 * (r + 1) // n_ranks))) for r in others()}
+    back = {r: (size * sums[r], size * own[r]) if where == "apart" else () for r in others()}
+    assert reserved == [(r, message(own[r], *back[r], inputs=0)) for r in others()]
     for changed in ([0], [1], [0, 1], []):
         for i in changed:
             points[i] = points[i] + 1.0
@@ -135,9 +154,8 @@ def test_large_inputs_travel_apart(monkeypatch):
             result = function(*points)
         assert orders == []
         lengths = {0: lambda _: size, 1: lambda r: size * own[r]}
-        assert sizes == [
-            (r, message(*(lengths[i](r) for i in changed), inputs=3)) for r in others()
-        ]
+        sent = changed if where == "apart" else []
+        assert sizes == [(r, message(*(lengths[i](r) for i in sent), inputs=3)) for r in others()]
         with SerialPool():
             assert_same_bits(result, function(*points))
 
@@ -154,8 +172,14 @@ class Homesick:
         return Homesick, (self.home,)
 
 
-def test_large_inputs_of_a_program_that_did_not_arrive():
+@pytest.mark.parametrize("where", ["apart", "in common"])
+def test_large_inputs_of_a_program_that_did_not_arrive(where):
     """What was sent to it is received all the same, and not taken for what comes next."""
+    with large_arrays(where):
+        check_program_that_did_not_arrive()
+
+
+def check_program_that_did_not_arrive():
 
     @numeric_job(derivatives=None)
     def job(theta, _job, _x):

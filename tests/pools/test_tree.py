@@ -21,7 +21,7 @@ from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.protocol import Branch, Layout
 from pymc_mpimap.pool.share import Share
 from pymc_mpimap.signature import Slot
-from tests.helpers import assert_same_bits
+from tests.helpers import assert_same_bits, lay_out_anew
 from tests.interrupting import interrupt_at_every_line
 
 N = 23
@@ -30,13 +30,6 @@ N = 23
 def ranks():
     """Return how many ranks work: one under a serial pool."""
     return getattr(current_pool(), "ranks", 1)
-
-
-def forget():
-    """Let all programs be laid out anew: with a tree or without, as the constants now say."""
-    controller = getattr(current_pool(), "_controller", None)
-    for assignment in () if controller is None else controller._assignments.values():
-        assignment.in_force = False
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -56,9 +49,9 @@ def grown(request, monkeypatch):
         patch.setattr(tree, "FAN_OUT", request.param)
         patch.setattr(Link, "order", recording_order)
         patch.setattr(Balance, "wants_costs", lambda *_: False)
-        forget()
+        lay_out_anew()
         yield SimpleNamespace(orders=orders, fan_out=request.param)
-    forget()
+    lay_out_anew()
 
 
 def layouts(orders):
@@ -197,7 +190,7 @@ def test_few_ranks_are_reached_without(monkeypatch):
     orders = []
     order = Link.order
     monkeypatch.setattr(Link, "order", lambda *a: (orders.append(a[2]), order(*a)))
-    forget()
+    lay_out_anew()
     check(build(2.0), *points(2))
     assert all(order.branch is None for order in orders if isinstance(order, Layout))
 
@@ -482,7 +475,7 @@ def test_interrupted_at_any_line(grown, fresh):
     function = pytensor.function(
         [theta], map_rect(lambda t, job, x: (t * x).sum(), theta, 12, held, grain_size=1)
     )
-    forgetting = {"before": forget, "step": 7} if fresh else {}
+    forgetting = {"before": lay_out_anew, "step": 7} if fresh else {}
     assert interrupt_at_every_line(function, 3, held.sum(axis=1), **forgetting) > 30
 
 
@@ -520,7 +513,7 @@ def test_interrupted_before_another_tree(grown, monkeypatch):
                 with pytest.raises(KeyboardInterrupt):
                     one(*mine[k])
         if k % 2:
-            forget()
+            lay_out_anew()
         check(other, its[k])
         check(one, mine[k])
 
