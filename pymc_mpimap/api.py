@@ -30,15 +30,12 @@ from pymc_mpimap.job.base import Job
 from pymc_mpimap.job.derivatives import NumericFunction
 from pymc_mpimap.job.graph import GraphJob
 from pymc_mpimap.job.numeric import Call, length_job, value_job
-from pymc_mpimap.map import Map, OnError
+from pymc_mpimap.map import Map, OnError, default_grain
 from pymc_mpimap.op import apply_map
 from pymc_mpimap.signature import Slot
 from pymc_mpimap.trace import Trace, trace
 
 __all__ = ["map_rect"]
-
-# More blocks balance the load better, fewer cost less: at most this many for traced jobs.
-MOST_BLOCKS = 64
 
 
 def map_rect(
@@ -81,8 +78,8 @@ def map_rect(
         zero, so that the sampler rejects the proposal; the pool's report counts these.
     grain_size : int, optional
         How many consecutive jobs make a block, the unit of work and of summation. By default one
-        for numeric jobs; traced ones are grouped in at most 64 blocks. Results depend on it in
-        the last bits, never on the number of ranks.
+        for numeric jobs; traced ones are grouped in at most 64 blocks, or 16 where more would be
+        very small. Results depend on it in the last bits, never on the number of ranks.
 
     Returns
     -------
@@ -165,7 +162,7 @@ def map_rect(
     job, sources, result = (
         builder.numeric(f.as_it_is_now()) if isinstance(f, NumericFunction) else builder.traced(f)
     )
-    grain = grain_size or (-(-n_jobs // MOST_BLOCKS) if job.cheap else 1) or 1
+    grain = grain_size or default_grain(job, n_jobs)
     data = tuple(source if isinstance(source, JobData) else None for source in sources)
     output: Any = apply_map(
         Map(job, n_jobs, data, grain, on_error, uuid4().bytes),

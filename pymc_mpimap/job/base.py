@@ -44,6 +44,11 @@ class Job(ABC):
     def cheap(self) -> bool:
         """Whether several jobs make a block by default."""
 
+    @property
+    def operations(self) -> int | None:
+        """About how many operations on numbers one job takes; None if that cannot be told."""
+        return None
+
     @abstractmethod
     def compile(self) -> Kernel:
         """Return what makes thunks for blocks of consecutive jobs on this rank."""

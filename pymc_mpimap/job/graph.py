@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, override
 
 from pytensor.gradient import grad, pullback, pushforward
@@ -14,12 +15,27 @@ from pytensor.graph.null_type import NullType
 from pytensor.graph.op import io_connection_pattern
 from pytensor.graph.traversal import ancestors, applys_between
 from pytensor.raise_op import CheckAndRaise
+from pytensor.tensor.basic import Alloc, Join, MakeVector, ScalarFromTensor, TensorFromScalar
+from pytensor.tensor.blockwise import Blockwise
+from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
+from pytensor.tensor.math import Dot
+from pytensor.tensor.shape import Reshape
+from pytensor.tensor.subtensor import AdvancedSubtensor, Subtensor
 
 from pymc_mpimap.job.base import Job, Kernel
 from pymc_mpimap.job.block import compile_block
 from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable
 
 __all__ = ["GraphJob"]
+
+_COUNTED = (AdvancedSubtensor, Alloc, CAReduce, Elemwise)
+"""Ops that take about one operation for each number of their largest argument."""
+
+_PLAIN = (
+    *_COUNTED, Dot, CheckAndRaise, DimShuffle, Join, MakeVector, Reshape, ScalarFromTensor,
+    Subtensor, TensorFromScalar,
+)  # fmt: skip
+"""Ops whose time can be told; that of those not counted is next to none."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,23 @@ class GraphJob(Job):
     @override
     def cheap(self) -> bool:
         return True
+
+    @property
+    @override
+    def operations(self) -> int | None:
+        total = 0
+        for node in applys_between([], self.graph.outputs):
+            op = node.op.core_op if isinstance(node.op, Blockwise) else node.op
+            shapes: list[Any] = [
+                getattr(v.type, "shape", ()) for v in (*node.inputs, *node.outputs)
+            ]
+            if not isinstance(op, _PLAIN) or any(None in shape for shape in shapes):
+                return None
+            if isinstance(op, Dot):
+                total += prod(shapes[0]) * shapes[1][-1]
+            elif isinstance(op, _COUNTED):
+                total += max(prod(shape) for shape in shapes)
+        return total
 
     @cached_property
     def _hash(self) -> int:
