@@ -3,7 +3,8 @@
 import pymc_mpimap.dispatch.numba
 import pymc_mpimap.ode.dispatch
 import pymc_mpimap.ode.merge
-import pymc_mpimap.rewriting  # noqa: F401 # they register themselves with PyTensor
+import pymc_mpimap.rewriting
+import pymc_mpimap.summing  # noqa: F401 # they register themselves with PyTensor
 from pymc_mpimap.api import map_rect
 from pymc_mpimap.errors import (
     DerivativeError,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -256,8 +255,7 @@ class _Builder:
             job = value_job(f, call, self.slots, self._output(dtype, (length,)), self.label)
             return job, self.sources, length
         one = self._output("int64", ())
-        data_only = replace(call, job_id=None)
-        counting = length_job(f.length, data_only, self.slots, one, self.label)
+        counting = length_job(f.length, call.of_data, self.slots, one, self.label)
         slot = self._ragged_output(self._counted(counting), dtype)
         return value_job(f, call, self.slots, slot, self.label), self.sources, None
 

@@ -33,7 +33,18 @@ from pymc_mpimap.map import Map
 from pymc_mpimap.op import MapRectOp
 from pymc_mpimap.signature import Slot
 
-__all__ = ["DropUnused", "FillFromShape", "LoadJaxDispatch", "MergeMaps", "RememberEvaluations"]
+__all__ = [
+    "DropUnused",
+    "FillFromShape",
+    "LoadJaxDispatch",
+    "MapRewriter",
+    "MergeMaps",
+    "Placed",
+    "RememberEvaluations",
+    "make_node",
+    "map_nodes",
+    "placed_maps",
+]
 
 
 @dataclass(frozen=True)
@@ -147,14 +158,15 @@ def map_nodes(fgraph: Any) -> list[Apply]:
     return [node for node in fgraph.toposort() if isinstance(node.op, MapRectOp)]
 
 
-class _MapRewriter(GraphRewriter):
+class MapRewriter(GraphRewriter):
     """A rewrite of the nodes of maps."""
 
+    @override
     def add_requirements(self, fgraph: Any) -> None:
         fgraph.attach_feature(ReplaceValidate())
 
 
-class FillFromShape(_MapRewriter):
+class FillFromShape(MapRewriter):
     """Let what only has an output's shape (its first cotangent) not wait for its value."""
 
     @override
@@ -175,13 +187,16 @@ def _shape_without_value(variable: Any) -> tuple[Any, ...] | None:
     if None not in variable.type.shape:
         return tuple(variable.type.shape)
     node = variable.owner
+    if node is not None and isinstance(node.op, Elemwise):
+        whole = (v for v in node.inputs if True not in v.type.broadcastable)
+        return next((shape for v in whole if (shape := _shape_without_value(v)) is not None), None)
     if node is None or not isinstance(node.op, MapRectOp):
         return None
     shapes = node.op.infer_shape(node, [tuple(v.shape) for v in node.inputs])
     return tuple(shapes[node.outputs.index(variable)])
 
 
-class DropUnused(_MapRewriter):
+class DropUnused(MapRewriter):
     """Drop outputs that nobody uses, and inputs that no output needs any more."""
 
     @override
@@ -203,7 +218,7 @@ class DropUnused(_MapRewriter):
                 fgraph.replace_all_validate(make_node(parts), reason="map_rect_drop_unused")
 
 
-class MergeMaps(_MapRewriter):
+class MergeMaps(MapRewriter):
     """Make one node of maps that do not depend on each other."""
 
     @override
@@ -223,7 +238,7 @@ class MergeMaps(_MapRewriter):
             remaining = [node for node in remaining if node not in done]
 
 
-class RememberEvaluations(_MapRewriter):
+class RememberEvaluations(MapRewriter):
     """Where a pullback must wait for its map's value, keep what the ranks have computed.
 
     A cotangent that depends on the value (predictions gathered, the likelihood outside of the

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from pytensor.tensor.type import TensorType, discrete_dtypes
 
-__all__ = ["ObjectType", "Slot", "boundary_type", "cotangent_slot", "is_differentiable"]
+__all__ = [
+    "ObjectType",
+    "Slot",
+    "boundary_type",
+    "cotangent_slot",
+    "is_differentiable",
+    "total_slot",
+]
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,18 @@ def is_differentiable(slot: Slot) -> bool:
 def cotangent_slot(slot: Slot, like: int | None) -> Slot:
     """Return the slot of a cotangent of `slot`: the same bit, and zero for a failed job."""
     return replace(slot, like=like, on_failure=0.0, name=f"the cotangent of {slot.name}")
+
+
+def total_slot(slot: Slot) -> Slot:
+    """Return the slot of the sum of an output over the jobs, and over its entries."""
+    return replace(
+        slot,
+        type=TensorType(slot.type.dtype, ()),
+        per_job=False,
+        shapes=None,
+        like=None,
+        name=f"the sum of {slot.name}",
+    )
 
 
 def boundary_type(slot: Slot, n_jobs: int) -> Any:

@@ -15,7 +15,7 @@ LAYERS = [
     ["data", "local_data", "job"],
     ["map", "pool"],
     ["op"],
-    ["rewriting", "dispatch"],
+    ["rewriting", "summing", "dispatch"],
     ["arguments", "trace", "api", "ode", "chains", "diagnostics"],
     ["testing", "bench", "__main__", "__init__"],
 ]

@@ -81,6 +81,13 @@ class Job(ABC):
         """Return the job that gives only these outputs; its inputs stay as they are."""
 
     @abstractmethod
+    def summed(self, outputs: Sequence[int]) -> Job:
+        """Return the job whose given outputs, per job so far, are summed over all jobs.
+
+        Of an output that is a vector, the entries are summed too.
+        """
+
+    @abstractmethod
     def used_inputs(self) -> list[int]:
         """Return the inputs that matter to some output, shapes of ragged ones included."""
 

@@ -47,6 +47,8 @@ def compile_numeric(job: NumericJob) -> Kernel:
             for term in group:
                 part = _contracted(term, evaluation, values)
                 total = part if total is None else total + part
+            if slot.type.ndim == 0 and np.ndim(total):
+                total = np.sum(total)  # A vector, of which the job gives the sum.
             # A copy: the function may return the same array for each job.
             results.append(np.array(total, dtype=slot.type.dtype))
         return results
@@ -62,7 +64,7 @@ def _contracted(term: Term, evaluation: Evaluation, values: Sequence[Any]) -> An
     if isinstance(term, Pullback):
         cotangent = values[term.cotangent]
         if np.ndim(cotangent) == 0:
-            return cotangent * derivative
+            return cotangent * (derivative.sum(axis=0) if evaluation.value.ndim else derivative)
         return np.tensordot(cotangent, derivative, axes=1)
     tangent = values[term.tangent]
     return np.tensordot(derivative, tangent, axes=np.ndim(tangent))

@@ -24,7 +24,7 @@ from pytensor.tensor.subtensor import AdvancedSubtensor, Subtensor
 
 from pymc_mpimap.job.base import Job, Kernel
 from pymc_mpimap.job.block import compile_block
-from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable
+from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable, total_slot
 
 __all__ = ["GraphJob"]
 
@@ -193,6 +193,16 @@ class GraphJob(Job):
             [self.outputs[k] for k in outputs],
             self.label,
         )
+
+    @override
+    def summed(self, outputs: Sequence[int]) -> GraphJob:
+        inputs, results = self._thaw()
+        slots = list(self.outputs)
+        for k in outputs:
+            result: Any = results[k]
+            results[k] = result.sum() if result.type.ndim else result
+            slots[k] = total_slot(slots[k])
+        return self.trace(inputs, results, self.inputs, slots, self.label)
 
     @override
     def used_inputs(self) -> list[int]:

@@ -14,7 +14,7 @@ from pymc_mpimap.job.derivatives import FiniteDifferences, NumericFunction, nume
 from pymc_mpimap.job.evaluate import compile_numeric
 from pymc_mpimap.job.memory import Memory
 from pymc_mpimap.job.terms import Call, Pullback, Pushforward, Term, Value
-from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable
+from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable, total_slot
 
 __all__ = ["Call", "FiniteDifferences", "NumericFunction", "NumericJob", "numeric_job"]
 
@@ -161,6 +161,11 @@ class NumericJob(Job):
             outputs=tuple(self.outputs[k] for k in outputs),
             terms=tuple(self.terms[k] for k in outputs),
         )
+
+    @override
+    def summed(self, outputs: Sequence[int]) -> NumericJob:
+        slots = [total_slot(slot) if k in outputs else slot for k, slot in enumerate(self.outputs)]
+        return replace(self, outputs=tuple(slots))
 
     @override
     def used_inputs(self) -> list[int]:

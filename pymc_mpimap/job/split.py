@@ -111,6 +111,10 @@ class SplitJob(Job):
         return self.base.keep(outputs)
 
     @override
+    def summed(self, outputs: Sequence[int]) -> Job:
+        return self.base.summed(outputs)
+
+    @override
     def used_inputs(self) -> list[int]:
         return self.base.used_inputs()
 

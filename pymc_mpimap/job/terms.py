@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pymc_mpimap.structure import Structure
+from pymc_mpimap.structure import NOTHING, Structure
 
 __all__ = ["Call", "Pullback", "Pushforward", "Term", "Value"]
 
@@ -45,6 +45,12 @@ class Call:
     def parameters(self) -> tuple[int, ...]:
         """The inputs that the function may give derivatives for: theta's leaves, then job's."""
         return self.leaves[: self.theta.n_leaves + self.job.n_leaves]
+
+    @property
+    def of_data(self) -> Call:
+        """The call without parameters and number: that of what depends on the data alone."""
+        leaves = self.leaves[len(self.parameters) :]
+        return replace(self, theta=NOTHING, job=NOTHING, leaves=leaves, job_id=None)
 
     def rebuild(self, leaves: Sequence[Any]) -> list[Any]:
         """Return theta, job, x_r and x_i with these leaves, as many as the function takes."""

@@ -50,6 +50,20 @@ def recorded(monkeypatch):
         yield sizes, orders
 
 
+@contextmanager
+def answers(monkeypatch):
+    """Record the size of the answers that are made ready for, by rank."""
+    sizes, reserve = [], Link.reserve
+
+    def recording_reserve(self, nbytes):
+        sizes.append((self.rank, nbytes))
+        reserve(self, nbytes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Link, "reserve", recording_reserve)
+        yield sizes
+
+
 def others():
     """Return the ranks that are sent something: none under a serial pool."""
     return range(1, getattr(current_pool(), "ranks", 1))
@@ -134,19 +148,14 @@ def check_large_inputs(monkeypatch, where):
     function = pytensor.function([theta, jobs], [total, *pt.grad(total, [theta, jobs])])
     random = np.random.default_rng(1)
     points = [random.normal(size=size), random.normal(size=(8, size))]
-    reserved = []
-    reserve = Link.reserve
-    with recorded(monkeypatch), monkeypatch.context() as patch:
-        patch.setattr(
-            Link, "reserve", lambda self, n: (reserved.append((self.rank, n)), reserve(self, n))
-        )
+    with recorded(monkeypatch), answers(monkeypatch) as reserved:
         function(*points)
     n_ranks = max(others(), default=0) + 1
     own = [8 * (r + 1) // n_ranks - 8 * r // n_ranks for r in range(n_ranks)]
-    # The answer: a value a job, the sums for theta (one a subtree), derivatives by the jobs' own.
+    # The answer: sums of the values and for theta (one a subtree), derivatives by the jobs' own.
     sums = {r: len(list(subtrees(8, 8 * r // n_ranks, 8 * (r + 1) // n_ranks))) for r in others()}
     back = {r: (size * sums[r], size * own[r]) if where == "apart" else () for r in others()}
-    assert reserved == [(r, message(own[r], *back[r], inputs=0)) for r in others()]
+    assert reserved == [(r, message(sums[r], *back[r], inputs=0)) for r in others()]
     for changed in ([0], [1], [0, 1], []):
         for i in changed:
             points[i] = points[i] + 1.0
@@ -158,6 +167,30 @@ def check_large_inputs(monkeypatch, where):
         assert sizes == [(r, message(*(lengths[i](r) for i in sent), inputs=3)) for r in others()]
         with SerialPool():
             assert_same_bits(result, function(*points))
+
+
+@pytest.mark.parametrize("on_error", ["raise", "reject"])
+def test_bytes_do_not_grow_with_the_jobs(monkeypatch, on_error):
+    """Neither down nor up, whatever is made of the values' sum; the bits are those of any pool."""
+    theta, scale = pt.dvector("theta", shape=(3,)), pt.dscalar("scale")
+    traffic = []
+    for n in (64, 256, 1024):
+        x = np.random.default_rng(n).normal(size=(n, 3))
+        values = map_rect(
+            lambda theta, _, x: pt.exp(-((theta * x) ** 2)).sum(), theta, n, x, on_error=on_error
+        )
+        total = (0.5 * scale * values).sum()
+        function = pytensor.function([theta, scale], [total, *pt.grad(total, [theta, scale])])
+        with recorded(monkeypatch), answers(monkeypatch) as back:
+            function(np.ones(3), 1.0)
+        with recorded(monkeypatch) as (sizes, orders):
+            result = function(np.full(3, 0.7), 1.0)
+        assert orders == []
+        with SerialPool():
+            assert_same_bits(result, function(np.full(3, 0.7), 1.0))
+        traffic.append((sizes, back))
+    assert traffic == [traffic[0]] * 3
+    assert [rank for rank, _ in traffic[0][1]] == list(others())
 
 
 class Homesick:
