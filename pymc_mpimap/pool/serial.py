@@ -63,27 +63,32 @@ class SerialPool(Pool):
 
     @override
     def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        # A call and nothing else: Python 3.13 forgets to release a lock where Ctrl-C strikes at the
+        # end of a round of `while` inside of `with`.
         with self._lock:
-            begun = time.perf_counter_ns()
-            # Compiled code belongs to the PyTensor mode that it was compiled in.
-            key = program, config.mode
-            plan = self._plans.get(key)
-            if plan is None or not plan.takes(inputs):
-                program.check(inputs)
-                shares = [self._share(m) for m in program.maps]
-                plan = self._plans[key] = _Plan(program, shares, inputs)
-                while len(self._plans) > _MOST_REMEMBERED:
-                    self._plans.popitem(last=False)
-            outputs: list[np.ndarray] = []
-            failures: list[JobFailure] = []
-            for work, outcomes in plan.steps:
-                failures += work.evaluate()
-                outputs += [outcome() for outcome in outcomes]
-            ended = time.perf_counter_ns()
-            self._recorder.evaluated([ended - begun], ended)
-            if failures:
-                self._recorder.rejected(failures)
-            self._recorder.gave(program, inputs, outputs)
+            return self._evaluated(program, inputs)
+
+    def _evaluated(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        begun = time.perf_counter_ns()
+        # Compiled code belongs to the PyTensor mode that it was compiled in.
+        key = program, config.mode
+        plan = self._plans.get(key)
+        if plan is None or not plan.takes(inputs):
+            program.check(inputs)
+            shares = [self._share(m) for m in program.maps]
+            plan = self._plans[key] = _Plan(program, shares, inputs)
+            while len(self._plans) > _MOST_REMEMBERED:
+                self._plans.popitem(last=False)
+        outputs: list[np.ndarray] = []
+        failures: list[JobFailure] = []
+        for work, outcomes in plan.steps:
+            failures += work.evaluate()
+            outputs += [outcome() for outcome in outcomes]
+        ended = time.perf_counter_ns()
+        self._recorder.evaluated([ended - begun], ended)
+        if failures:
+            self._recorder.rejected(failures)
+        self._recorder.gave(program, inputs, outputs)
         return outputs
 
     @override
