@@ -2,8 +2,6 @@
 
 import inspect
 import math
-import re
-import warnings
 from decimal import Decimal, localcontext
 
 import numba
@@ -311,44 +309,6 @@ def test_a_loop_over_ragged_jobs_has_them_too():
     np.testing.assert_allclose(values, np.arange(4) * math.log(2))
 
 
-def packed_calls(inputs, outputs, *arguments):
-    """Return how many SIMD instructions of the polynomials are in a function's code."""
-    with pytensor.config.change_flags(mode="NUMBA", numba__cache=False), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        function = quiet_function(inputs, outputs)
-        function(*arguments)
-    code = function.vm.jit_fn
-    text = "".join(code.inspect_llvm(signature) for signature in code.signatures)
-    return len(re.findall(r"call [^\n]*@llvm\.fma\.v\d+f64", text))
-
-
-def loops():
-    theta, v, x, k = pt.dvector(), pt.dvector(), pt.dmatrix(), pt.lvector()
-    values = np.linspace(-2, 2, 120)
-    matrix, two, index = values.reshape(6, 20), np.ones(2), np.arange(120) % 7
-    long = pt.log1p(v**2 * theta[0]) + pt.tanh(v) * pt.expm1(v + theta[1]) - pt.softplus(v)
-    gathered = theta[k % 2] + v
-    return {
-        "vector": ([v], [pt.exp(v)], values),
-        "rows and a vector": ([x, v], [pt.exp(x + v)], matrix, values[:20]),
-        "strided": ([x], [pt.sigmoid(x.T * 2)], matrix),
-        "long, with scalars": ([v, theta], [long, long.sum()], values, two),
-        "gathered": ([v, theta, k], [pt.softplus(gathered).sum()], values, two, index),
-        "added at indices": (
-            [v, theta, k],
-            [pt.zeros(7)[k].inc(pt.sigmoid(v * theta[0]))],
-            values,
-            two,
-            index,
-        ),
-    }
-
-
-@pytest.mark.parametrize("loop", loops())
-def test_loops_are_simd_code(loop):
-    assert packed_calls(*loops()[loop]) >= 8
-
-
 def test_keys_change_with_the_code(monkeypatch):
     before = cache_key("function", "exp")
     assert before == cache_key("function", "exp") != cache_key("function", "log")
@@ -357,43 +317,6 @@ def test_keys_change_with_the_code(monkeypatch):
         inspect, "getsource", lambda module: source.replace("0.69", "0.68") + repr(module)
     )
     assert cache_key("function", "exp") != before
-
-
-def summed(*axes, ndim):
-    x = pt.TensorType("float64", (None,) * ndim)()
-    with pytensor.config.change_flags(mode="NUMBA"):
-        return quiet_function([x], [x.sum(axis=axes or None)])
-
-
-@pytest.mark.parametrize(
-    "shape", [(0,), (1,), (63,), (64,), (1000,), (3, 70), (2, 3, 200), (0, 5), (4, 0)]
-)
-def test_sums_of_last_axes(shape):
-    x = np.random.default_rng(3).standard_normal(shape)
-    for n_kept in range(x.ndim):
-        axes = tuple(range(n_kept, x.ndim))
-        function = summed(*axes, ndim=x.ndim)
-        assert [type(node.op) for node in function.maker.fgraph.apply_nodes] == [ops.LaneSum]
-        (value,) = function(x)
-        assert value.shape == shape[:n_kept]
-        np.testing.assert_allclose(value, x.sum(axis=axes), rtol=1e-13, atol=1e-13)
-
-
-def test_a_sum_depends_on_nothing_but_its_terms_and_their_order():
-    x = np.random.default_rng(4).standard_normal((5, 333))
-    (rows,) = summed(1, ndim=2)(x)
-    (strided,) = summed(1, ndim=2)(np.asfortranarray(x))
-    alone = [summed(ndim=1)(row)[0] for row in x]
-    np.testing.assert_array_equal(rows, strided)
-    np.testing.assert_array_equal(rows, alone)
-    assert rows[0] == pytest.approx(math.fsum(x[0]), abs=1e-13)
-
-
-def test_other_reductions_stay():
-    x, n = pt.dmatrix(), pt.lvector()
-    with pytensor.config.change_flags(mode="NUMBA"):
-        function = quiet_function([x, n], [x.sum(axis=0), x.prod(axis=1), n.sum()])
-    assert ops.LaneSum not in [type(node.op) for node in function.maker.fgraph.apply_nodes]
 
 
 def test_ops_run_in_python_too():

@@ -1,26 +1,20 @@
-"""What theta, jobs, x_r and x_i may be, and what f may close over."""
-
-from dataclasses import dataclass
+"""What theta, jobs, x_r and x_i may be, and the number of a job."""
 
 import numpy as np
-import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 import pytest
 from pytensor.gradient import DisconnectedInputError
 
-from pymc_mpimap import JobError, local, map_rect, numeric_job
+from pymc_mpimap import map_rect, numeric_job
 from tests.helpers import (
-    CALLS,
     assert_close,
     assert_equals_plain,
     assert_same_bits,
-    compiled,
     evaluate,
     evaluations,
     in_modes,
     ranks,
-    serial,
     without_map_rect,
 )
 
@@ -295,266 +289,6 @@ def test_missing_arguments():
         assert [value is None for value in seen.pop()] == nothing
 
 
-# Closures.
-
-
-@pytest.mark.parametrize("size", [3, 512, 513, 5000])
-def test_closure_over_an_array(size):
-    array = normal(size)
-
-    def job(theta, own):
-        return (pt.constant(array) * theta).sum() * own
-
-    theta, own = pt.dscalar("theta"), pt.dvector("own", shape=(N,))
-    plain = array.sum() * theta * own
-    assert_equals_plain(map_rect(job, theta, own), plain, {theta: 0.3, own: normal(N)})
-
-
-def test_closure_over_variables_of_the_model():
-    scale, shift, own = pt.dvector("scale"), pt.dscalar("shift"), pt.dvector("own", shape=(N,))
-    computed = pt.exp(shift) + scale.sum()
-
-    def job(theta, own, x):
-        # Both a variable and something computed from it outside; and computed within.
-        return theta * own * computed + (scale**2).sum() * x + pt.log1p(shift**2)
-
-    theta = pt.dscalar("theta")
-    x = normal(N)
-    output = map_rect(job, theta, own, x)
-    plain = without_map_rect(job, theta, own, x)
-    point = {theta: 0.3, own: normal(N), scale: normal(3), shift: 0.2}
-    assert_equals_plain(output, plain, point, hessian=True)
-
-
-def test_closure_alone():
-    scale = pt.dscalar("scale")
-    output = map_rect(lambda theta, job, x: scale * x, None, N, np.arange(N) + 1.0)
-    value, gradient = evaluate([output, pt.grad(output.sum(), scale)], {scale: 3.0})
-    assert_same_bits(value, 3.0 * np.arange(1.0, N + 1))
-    assert gradient == 15
-
-
-def test_output_that_depends_on_nothing():
-    output = map_rect(lambda theta, job: pt.constant(1.5, dtype="float64"), None, N)
-    assert_same_bits(evaluate(output, {}), np.full(N, 1.5))
-
-
-def test_output_that_depends_on_theta_alone():
-    theta = pt.dvector("theta")
-    output = map_rect(lambda theta, job: theta[:2] * 2, theta, N)
-    value, gradient = evaluate([output, pt.grad(output.sum(), theta)], {theta: np.arange(3.0)})
-    assert_same_bits(value, np.tile([0.0, 2.0], N))
-    assert_same_bits(gradient, np.array([2.0 * N, 2.0 * N, 0.0]))
-
-
-def test_closure_over_data_of_the_model():
-    with pm.Model() as model:
-        data = pm.Data("data", np.array([1.0, 2.0]))
-        theta = pm.Normal("theta")
-        output = map_rect(
-            lambda theta, job, x: theta * x * data.sum(), theta, N, np.arange(1.0, N + 1)
-        )
-        function = compiled(output, [theta])
-        assert_same_bits(function(1.0), 3.0 * np.arange(1, N + 1))
-        pm.set_data({"data": np.array([1.0, 2.0, 4.0])}, model)
-        assert_same_bits(function(1.0), 7.0 * np.arange(1, N + 1))
-
-
-# Data that change.
-
-
-@pytest.mark.parametrize("kind", ["traced", "numeric"])
-@pytest.mark.parametrize("argument", ["theta", "jobs", "x_r", "x_i"])
-def test_set_data(argument, kind):
-    def traced(theta, job, x_r, x_i):
-        return theta.sum() + job.sum() + x_r.sum() + x_i.sum()
-
-    @numeric_job
-    def numeric(theta, job, x_r, x_i):
-        return traced(theta, job, x_r, x_i), np.ones_like(theta), np.ones_like(job)
-
-    values = {"theta": np.ones(2), "jobs": np.ones((N, 2)), "x_r": np.ones((N, 2))}
-    values["x_i"] = np.ones((N, 2), dtype=int)
-    with pm.Model():
-        data = pm.Data("data", values[argument])
-        f = traced if kind == "traced" else numeric
-        function = compiled(map_rect(f, **{**values, argument: data}), [])
-        assert_same_bits(function(), np.full(N, 8.0))
-        pm.set_data({"data": 3 * values[argument]})
-        assert_same_bits(function(), np.full(N, 12.0))
-        # Another width; the number of jobs stays.
-        wider = np.ones((*values[argument].shape[:-1], 5), dtype=values[argument].dtype)
-        pm.set_data({"data": wider})
-        assert_same_bits(function(), np.full(N, 11.0))
-        pm.set_data({"data": values[argument]})
-        assert_same_bits(function(), np.full(N, 8.0))
-
-
-def test_data_changed_in_place_between_evaluations():
-    """The array that PyTensor holds is changed without telling anybody."""
-    array = np.arange(1.0, N + 1)
-    data = pytensor.shared(array, borrow=True)
-    function = compiled(map_rect(lambda theta, job, x: x * 2, None, N, data), [])
-    assert_same_bits(function(), 2 * np.arange(1.0, N + 1))
-    held = data.get_value(borrow=True, return_internal_type=True)
-    held[3] = 100.0
-    assert_same_bits(function(), np.array([2.0, 4.0, 6.0, 200.0, 10.0]))
-    held[:] = -1.0
-    assert_same_bits(function(), np.full(N, -2.0))
-
-
-def test_input_changed_in_place_between_evaluations():
-    theta, own = pt.dvector("theta"), pt.dvector("own", shape=(N,))
-    function = pytensor.function([theta, own], map_rect(lambda t, j: t.sum() * j, theta, own))
-    a, b = np.ones(2), np.arange(float(N))
-    assert_same_bits(function(a, b), 2.0 * np.arange(N))
-    a[1] = 2.0
-    assert_same_bits(function(a, b), 3.0 * np.arange(N))
-    b[0] = 1.0
-    assert_same_bits(function(a, b), 3.0 * np.array([1.0, 1.0, 2.0, 3.0, 4.0]))
-
-
-def test_constant_data_are_those_of_the_call_to_map_rect():
-    """A constant is not looked at again: changing the user's array later has no effect."""
-    array, ragged = np.arange(1.0, N + 1), [np.ones(k + 1) for k in range(N)]
-
-    def job(theta, own, x_r, x_i):
-        return x_r + x_i.sum()
-
-    function = compiled(map_rect(job, None, N, array, ragged), [])
-    array[:] = 77.0
-    ragged[0][:] = 77.0
-    assert_same_bits(function(), 2.0 * np.arange(1, N + 1))
-
-
-def test_results_of_two_evaluations_are_two_arrays():
-    theta = pt.dscalar("theta")
-    output = map_rect(lambda theta, job: theta * job, theta, np.arange(1.0, N + 1))
-    function = pytensor.function([theta], [output, pt.grad(output.sum(), theta)])
-    first = function(1.0)
-    function(2.0)
-    assert_same_bits(first, [np.arange(1.0, N + 1), np.array(15.0)])
-
-
-# Local data.
-
-
-def load(job_id):
-    CALLS[f"load {job_id}"] += 1
-    return {"t": np.arange(job_id + 1.0), "y": np.full((job_id % 3, 2), job_id)}
-
-
-@pytest.mark.parametrize("like", [None, {"t": np.empty(0), "y": np.empty((0, 0), int)}])
-def test_local_data_of_traced_jobs(like):
-    CALLS.clear()
-
-    def job(theta, own, x):
-        return (theta * x["t"]).sum() * own + x["y"].sum()
-
-    theta, own = pt.dscalar("theta"), pt.dvector("own", shape=(N,))
-    output = map_rect(job, theta, own, local(load, like=like))
-    assert sum(CALLS.values()) == (0 if like else 1)
-    loaded = [load(j) for j in range(N)]
-    data = {key: [part[key] for part in loaded] for key in ("t", "y")}
-    CALLS.clear()
-    plain = without_map_rect(job, theta, own, data)
-    assert_equals_plain(output, plain, {theta: 0.3, own: normal(N)}, hessian=True)
-    if serial():
-        assert max(CALLS.values()) == 1  # not once an evaluation
-
-
-def test_local_data_of_numeric_jobs():
-    CALLS.clear()
-
-    @numeric_job
-    def job(theta, own, x):
-        return theta * x["t"].sum() + x["y"].sum(), x["t"].sum()
-
-    theta = pt.dscalar("theta")
-    output = map_rect(job, theta, N, local(load))
-    assert not CALLS
-    value, gradient = evaluate([output, pt.grad(output.sum(), theta)], {theta: 2.0})
-    triangular = np.arange(N) * (np.arange(N) + 1) / 2
-    assert_same_bits(value, 2.0 * triangular + 2 * np.arange(N) * (np.arange(N) % 3))
-    assert gradient == triangular.sum()
-    if serial():
-        assert dict(CALLS) == {f"load {j}": 1 for j in range(N)}
-
-
-def test_local_data_that_are_not_like_those_of_the_first_job():
-    def odd(job_id):
-        return np.zeros((2, 2)) if job_id == 3 else np.zeros(2)
-
-    output = map_rect(lambda theta, job, x: x.sum(), None, N, local(odd))
-    with pytest.raises(JobError, match=r"x_r: load\(3\) returned float64 of 2 dimensions"):
-        output.eval()
-
-
-def test_local_data_that_cannot_be_loaded():
-    def load(job_id):
-        if job_id == 2:
-            raise FileNotFoundError("subject 2 has no file")
-        return np.zeros(2)
-
-    output = map_rect(lambda theta, job, x: x.sum(), None, N, local(load))
-    for _ in range(2):
-        with pytest.raises(JobError, match="subject 2 has no file"):
-            output.eval()
-    assert_same_bits(evaluate(map_rect(lambda t, j, x: x, None, N, np.ones(N)), {}), np.ones(N))
-
-
-# Objects.
-
-
-@dataclass(frozen=True)
-class Subject:
-    name: str
-    doses: tuple[float, ...]
-
-
-@numeric_job
-def of_objects(theta, job, x_r, x_i):
-    assert isinstance(x_r, Subject)
-    return theta * sum(x_r.doses) + len(x_i or ()), sum(x_r.doses)
-
-
-def test_objects():
-    subjects = [Subject(f"s{j}", tuple(range(j))) for j in range(N)]
-    notes = [None, "a", {"key": 1}, [1, "b"], ()]
-    theta = pt.dscalar("theta")
-    output = map_rect(of_objects, theta, N, subjects, notes)
-    value, gradient = evaluate([output, pt.grad(output.sum(), theta)], {theta: 2.0})
-    assert_same_bits(value, 2.0 * np.array([0, 0, 1, 3, 6]) + [0, 1, 1, 2, 0])
-    assert gradient == 10
-
-
-def test_mixed_data_of_numeric_jobs():
-    @numeric_job
-    def job(theta, own, x_r, x_i):
-        assert (x_r["t"].shape, x_i[0].dtype.kind) == ((len(x_i[1]),), "i")
-        return theta @ theta * x_r["t"].sum() + own.sum(), 2 * theta * x_r["t"].sum(), own**0
-
-    times = [np.arange(float(k)) for k in (1, 2, 0, 4, 3)]
-    names = ["a", "bc", "", "defg", "hij"]
-    theta, own = pt.dvector("theta"), [pt.dvector(f"own_{k}") for k in range(N)]
-    output = map_rect(job, theta, own, {"t": times}, (np.arange(N), names))
-    plain = pt.stack(
-        [(theta**2).sum() * t.sum() + o.sum() for t, o in zip(times, own, strict=True)]
-    )
-    point = {theta: normal(2), **{o: normal(k) for k, o in enumerate(own)}}
-    assert_equals_plain(output, plain, point)
-
-
-def test_data_given_to_a_numeric_job_are_read_only():
-    @numeric_job(derivatives=None)
-    def job(theta, own, x):
-        x[0] = 1.0
-        return 0.0
-
-    with pytest.raises(JobError, match="read-only"):
-        map_rect(job, None, N, np.zeros((N, 2))).eval()
-
-
 def test_no_round_trip_is_spent_on_shapes():
     theta = pt.dvector("theta")
     output = map_rect(lambda theta, job: theta * job, theta, np.arange(float(N)))
@@ -562,15 +296,6 @@ def test_no_round_trip_is_spent_on_shapes():
     before = evaluations()
     assert length(np.ones(3)) == 3 * N
     assert evaluations() == before
-
-
-@pytest.mark.parametrize("n_jobs", [0, 1, 2, 7])
-def test_local_data_of_a_traced_job_on_ranks_without_jobs(n_jobs):
-    theta = pt.dscalar("theta")
-    data = local(lambda job: np.arange(job + 1.0), like=np.empty(0))
-    output = map_rect(lambda theta, job, x: theta * x.sum(), theta, n_jobs, data)
-    expected = np.array([sum(range(j + 1)) for j in range(n_jobs)], dtype=float)
-    assert_same_bits(evaluate(output, {theta: 1.0}), expected)
 
 
 def test_inputs_in_fortran_order():

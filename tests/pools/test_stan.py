@@ -13,7 +13,6 @@ from pytensor.raise_op import Assert
 
 from pymc_mpimap import InputError, JobError, SerialPool, map_rect, numeric_job
 from tests.helpers import (
-    CountingPool,
     assert_close,
     assert_equals_plain,
     assert_same_bits,
@@ -22,7 +21,6 @@ from tests.helpers import (
     evaluations,
     ranks,
     serial,
-    weighted,
     without_map_rect,
 )
 
@@ -280,21 +278,6 @@ def test_changed_data_in_a_later_call(work):
     assert_same_bits(function(), first)
 
 
-def test_changed_length_of_parameters():
-    def job(theta, own):
-        return theta.sum() * (own**2).sum()
-
-    theta, own = pt.dvector("theta"), pt.dmatrix("own", shape=(5, None))
-    output = map_rect(job, theta, own)
-    function = compiled([output, *pt.grad(output.sum(), [theta, own])], [theta, own])
-    for n_theta, n_own in [(2, 3), (4, 3), (4, 1), (0, 2), (2, 0), (2, 3)]:
-        a, b = np.arange(1.0, n_theta + 1), np.arange(5.0 * n_own).reshape(5, n_own)
-        value, d_theta, d_own = function(a, b)
-        assert_close(value, a.sum() * (b**2).sum(axis=1))
-        assert_close(d_theta, np.full(n_theta, (b**2).sum()))
-        assert_close(d_own, 2 * a.sum() * b)
-
-
 @both_kinds
 def test_changed_length_of_outputs(work):
     phi, theta, x_r, x_i = inputs_b(10)
@@ -307,71 +290,6 @@ def test_changed_length_of_outputs(work):
     starts = np.concatenate([[0], np.cumsum(2 + x_i[::-1, 0])[:-1]])
     assert_close(backwards[starts], theta[:, 0] ** 2 + 2)
     assert backwards.shape == (65,)
-
-
-def test_nested_call_in_a_traced_job():
-    inner_data = np.array([1.0, 2.0, 3.0])
-
-    def inner(theta, job, x):
-        return theta * x
-
-    def outer(theta, job):
-        return map_rect(inner, theta * job, 3, inner_data).sum() ** 2
-
-    theta, own = pt.dscalar("theta"), pt.dvector("own", shape=(7,))
-    output = map_rect(outer, theta, own)
-    plain = 36 * (theta * own) ** 2
-    point = {theta: 0.7, own: np.arange(7.0)}
-    assert_equals_plain(output, plain, point, hessian=True)
-
-
-@numeric_job
-def nests(theta, job):
-    x = pt.dscalar("x")
-    inner = map_rect(lambda x, j, d: x * d, x, 3, np.array([1.0, 2.0, 3.0]))
-    total = inner.sum()
-    value, gradient = pytensor.function([x], [total, pt.grad(total, x)])(theta * job)
-    return value, gradient * job, gradient * theta
-
-
-def test_nested_call_in_a_numeric_job():
-    theta, own = pt.dscalar("theta"), pt.dvector("own", shape=(7,))
-    output = map_rect(nests, theta, own)
-    point = {theta: np.array(0.7), own: np.arange(7.0)}
-    assert_equals_plain(output, 6 * theta * own, point)
-
-
-def test_nested_call_does_not_go_to_the_pool():
-    """On a rank a map within a job is the rank's own work: it would wait for itself."""
-    with CountingPool() as pool:
-        map_rect(nests, pt.constant(1.0, dtype="float64"), np.arange(4.0)).eval()
-    assert pool.calls == 1
-
-
-@pytest.mark.parametrize("empty", ["theta", "jobs", "x_r", "x_i", "all"])
-@pytest.mark.parametrize("kind", ["traced", "numeric"])
-def test_zero_length_inputs_of_jobs(kind, empty):
-    sizes = dict.fromkeys(["theta", "jobs", "x_r", "x_i"], 2)
-    sizes = dict.fromkeys(sizes, 0) if empty == "all" else {**sizes, empty: 0}
-
-    def traced(theta, job, x_r, x_i):
-        return theta.sum() ** 2 + job.sum() ** 3 + x_r.sum() + x_i.sum()
-
-    @numeric_job
-    def numeric(theta, job, x_r, x_i):
-        value = traced(theta, job, x_r, x_i)
-        d_theta = np.full(theta.shape, 2 * theta.sum())
-        return value, d_theta, np.full(job.shape, 3 * job.sum() ** 2)
-
-    theta, own = pt.dvector("theta"), pt.dmatrix("own", shape=(6, sizes["jobs"]))
-    x_r = np.arange(6.0 * sizes["x_r"]).reshape(6, sizes["x_r"])
-    x_i = np.arange(6 * sizes["x_i"]).reshape(6, sizes["x_i"])
-    point = {
-        theta: np.arange(1.0, 1 + sizes["theta"]),
-        own: 0.5 * np.arange(6.0 * sizes["jobs"]).reshape(6, sizes["jobs"]),
-    }
-    output = map_rect(traced if kind == "traced" else numeric, theta, own, x_r, x_i)
-    assert_equals_plain(output, without_map_rect(traced, theta, own, x_r, x_i), point)
 
 
 @both_kinds
@@ -391,57 +309,6 @@ def test_the_number_of_ranks_does_not_matter(work):
     assert_same_bits(value[0::2], theta[:, 0] ** 2 + 2)
 
 
-def test_several_interleaved():
-    theta = pt.dvector("theta", shape=(2,))
-
-    def first(theta, job, x):
-        return theta[0] * x
-
-    def second(theta, job, x):
-        return theta[1] ** 2 * x
-
-    @numeric_job
-    def third(theta, job, x):
-        return x * theta @ theta, 2 * x * theta
-
-    data = [np.arange(1.0, n + 1) for n in (3, 10, 7)]
-    a = map_rect(first, theta, 3, data[0])
-    b = map_rect(second, theta, 10, data[1])
-    c = map_rect(third, theta, 7, data[2])
-    chained = map_rect(first, pt.stack([a.sum(), b.sum()]), 3, data[0])
-    total = a.sum() * b.sum() + c.sum() * chained.sum()
-    expected_a, expected_b = 6 * theta[0], 55 * theta[1] ** 2
-    plain = expected_a * expected_b + 28 * (theta**2).sum() * 6 * expected_a
-    point = {theta: np.array([0.3, -1.2])}
-    assert_equals_plain(total[None], plain[None], point)
-    # And one compiled function after the other, with the same pool, in turns.
-    functions = [compiled([m, pt.grad(weighted(m), theta)], [theta]) for m in (a, b, c, chained)]
-    results = [[f(point[theta]) for f in functions] for _ in range(2)]
-    for one, other in zip(*results, strict=True):
-        assert_same_bits(one, other)
-
-
-def test_large_messages():
-    n, size = 10, 30_000
-    theta, own = pt.dvector("theta"), pt.dmatrix("own", shape=(n, size))
-
-    def job(theta, own, x):
-        return theta * own + x
-
-    random = np.random.default_rng(2)
-    x = random.normal(size=(n, size))
-    point = {theta: random.normal(size=size), own: random.normal(size=(n, size))}
-    output = map_rect(job, theta, own, x)
-    cotangent = random.normal(size=n * size)
-    value, d_theta, d_own = evaluate(
-        [output, *pullback([output], [theta, own], [pt.constant(cotangent)])], point
-    )
-    cotangent = cotangent.reshape(n, size)
-    assert_same_bits(value, (point[theta] * point[own] + x).ravel())
-    assert_close(d_theta, (cotangent * point[own]).sum(axis=0))
-    assert_same_bits(d_own, cotangent * point[theta])
-
-
 def test_pool_in_force_is_left_as_it_was():
     phi, theta, x_r, x_i = inputs_b(4)
     output = map_rect(hard_work, phi, theta, x_r, x_i)
@@ -450,33 +317,3 @@ def test_pool_in_force_is_left_as_it_was():
         output.eval()
         assert pool.report().evaluations == 1
     assert evaluations() == before
-
-
-@pytest.mark.parametrize("n_jobs", [1, 2, 5])
-def test_results_are_not_overwritten_by_the_next_call(n_jobs):
-    """Also where a single rank has all of the work, and its answer is the result."""
-    theta = pt.dvector("theta", shape=(3,))
-    total = map_rect(lambda theta, job: (theta**2).sum() * job, theta, np.ones(n_jobs)).sum()
-    output = map_rect(lambda theta, job: theta * job, theta, np.ones(n_jobs))
-    function = pytensor.function([theta], [output, pt.grad(total, theta)])
-    first = function(np.ones(3))
-    kept = [result.copy() for result in first]
-    function(np.full(3, 7.0))
-    assert_same_bits(first, kept)
-
-
-def test_a_function_that_returns_the_same_arrays_each_time():
-    value, by_theta = np.empty(2), np.empty((2, 2))
-
-    @numeric_job(length=2)
-    def reuses(theta, job):
-        value[:] = theta * job
-        by_theta[:] = np.diag([job, job])
-        return value, by_theta, theta.copy()
-
-    theta = pt.dvector("theta", shape=(2,))
-    output = map_rect(reuses, theta, np.arange(4.0))
-    both = [output, pt.grad((output**2).sum(), theta)]
-    result = evaluate(both, {theta: np.array([1.0, 10.0])})
-    assert_same_bits(result[0], np.outer(np.arange(4.0), [1.0, 10.0]).ravel())
-    assert_same_bits(result[1], np.array([28.0, 280.0]))

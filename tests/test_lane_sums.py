@@ -1,0 +1,53 @@
+"""Sums in 64 lanes: where they are, and that their bits depend on the terms alone."""
+
+import math
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import pytest
+
+from pymc_mpimap.job.block import quiet_function
+from pymc_mpimap.vectormath import ops
+from pymc_mpimap.vectormath.dispatch import processor_suits
+
+pytestmark = pytest.mark.skipif(
+    not processor_suits(), reason="this processor has no fused multiply-add"
+)
+
+
+def summed(*axes, ndim):
+    x = pt.TensorType("float64", (None,) * ndim)()
+    with pytensor.config.change_flags(mode="NUMBA"):
+        return quiet_function([x], [x.sum(axis=axes or None)])
+
+
+@pytest.mark.parametrize(
+    "shape", [(0,), (1,), (63,), (64,), (1000,), (3, 70), (2, 3, 200), (0, 5), (4, 0)]
+)
+def test_sums_of_last_axes(shape):
+    x = np.random.default_rng(3).standard_normal(shape)
+    for n_kept in range(x.ndim):
+        axes = tuple(range(n_kept, x.ndim))
+        function = summed(*axes, ndim=x.ndim)
+        assert [type(node.op) for node in function.maker.fgraph.apply_nodes] == [ops.LaneSum]
+        (value,) = function(x)
+        assert value.shape == shape[:n_kept]
+        np.testing.assert_allclose(value, x.sum(axis=axes), rtol=1e-13, atol=1e-13)
+
+
+def test_a_sum_depends_on_nothing_but_its_terms_and_their_order():
+    x = np.random.default_rng(4).standard_normal((5, 333))
+    (rows,) = summed(1, ndim=2)(x)
+    (strided,) = summed(1, ndim=2)(np.asfortranarray(x))
+    alone = [summed(ndim=1)(row)[0] for row in x]
+    np.testing.assert_array_equal(rows, strided)
+    np.testing.assert_array_equal(rows, alone)
+    assert rows[0] == pytest.approx(math.fsum(x[0]), abs=1e-13)
+
+
+def test_other_reductions_stay():
+    x, n = pt.dmatrix(), pt.lvector()
+    with pytensor.config.change_flags(mode="NUMBA"):
+        function = quiet_function([x, n], [x.sum(axis=0), x.prod(axis=1), n.sum()])
+    assert ops.LaneSum not in [type(node.op) for node in function.maker.fgraph.apply_nodes]
