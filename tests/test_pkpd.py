@@ -43,7 +43,7 @@ def test_predictions_and_their_gradient_are_those_of_scipy(pkpd):
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 20)
 @pytest.mark.parametrize(
-    "ranks", [pytest.param(0, id="python"), pytest.param(3, id="mpiexec", marks=pytest.mark.mpi)]
+    "ranks", [pytest.param(0, id="python"), pytest.param(2, id="mpiexec", marks=pytest.mark.mpi)]
 )
 def test_short_run(ranks, tmp_path):
     launcher = [MPIEXEC, "-n", str(ranks)] if ranks else []
