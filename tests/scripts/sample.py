@@ -1,4 +1,6 @@
-"""Sample a small model on the ranks; print what must not depend on how it is run."""
+"""Sample a small model on the ranks; print what must not depend on how it is run.
+
+Samplers are named with commas between them."""
 
 import hashlib
 import sys
@@ -11,7 +13,7 @@ import pymc_mpimap
 
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=pymc_mpimap.MapRectWarning)  # more ranks than cores
-sampler, context = sys.argv[1:3]
+samplers, context = sys.argv[1:3]
 
 
 def group(theta, mu, y):
@@ -26,19 +28,21 @@ def main():
         y = [data.normal(j, 1, size=5 + j) for j in range(6)]
         pm.Potential("lik", pymc_mpimap.map_rect(group, sigma, mu, y))
         options = {} if context == "one" else {"mp_ctx": context}
-        idata = pm.sample(
-            draws=30,
-            tune=30,
-            chains=2,
-            cores=1 if context == "one" else 2,
-            random_seed=3,
-            nuts_sampler=sampler,
-            progressbar=False,
-            compute_convergence_checks=False,
-            **options,
-        )
-    draws = np.ascontiguousarray(idata.posterior["mu"].values)
-    print("DRAWS", draws.shape, hashlib.sha256(draws.tobytes()).hexdigest(), flush=True)
+        for sampler in samplers.split(","):
+            idata = pm.sample(
+                draws=30,
+                tune=30,
+                chains=2,
+                cores=1 if context == "one" else 2,
+                random_seed=3,
+                nuts_sampler=sampler,
+                progressbar=False,
+                compute_convergence_checks=False,
+                **options,
+            )
+            draws = np.ascontiguousarray(idata.posterior["mu"].values)
+            digest = hashlib.sha256(draws.tobytes()).hexdigest()
+            print("DRAWS", sampler, draws.shape, digest, flush=True)
 
 
 if __name__ == "__main__":
