@@ -1,7 +1,7 @@
 """Run the tests of `tests/pools` on MPI ranks: ``mpiexec -n N python -m tests.mpi [pytest args]``.
 
 Rank 0 runs pytest; the others serve. The exit status is pytest's. On one rank only some are run:
-it sends no messages, and so cannot treat one kind of argument otherwise than a serial pool does.
+it sends no messages, and so cannot treat one kind of job or argument otherwise than a serial pool.
 """
 
 import sys
@@ -16,13 +16,10 @@ ON_ONE_RANK = [
     "equivalence",
     "errors",
     "interrupts",
-    "jax",
     "moves",
     "nested",
-    "ode",
     "results",
     "traffic",
-    "workloads",
 ]
 
 
