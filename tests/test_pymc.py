@@ -1,5 +1,6 @@
 """PyMC models with `map_rect`: the same as without."""
 
+import _thread
 import warnings
 
 import numpy as np
@@ -7,7 +8,7 @@ import pymc as pm
 import pytensor.tensor as pt
 import pytest
 
-from pymc_mpimap import SerialPool, map_rect, numeric_job
+from pymc_mpimap import MapRectWarning, SerialPool, map_rect, numeric_job
 from tests.helpers import CountingPool, assert_close, in_modes
 
 GROUPS = 6
@@ -165,3 +166,11 @@ def test_sample_with_metropolis():
         ).posterior["sigma"]
         assert pool.report().evaluations >= 40
     assert (draws > 0).all()
+
+
+def test_error_in_a_thread_of_nutpies_interrupts_it_where_warnings_are_errors(monkeypatch):
+    struck = []
+    monkeypatch.setattr(_thread, "interrupt_main", lambda: struck.append("once"))
+    with pytest.raises(MapRectWarning, match="interrupted, because nobody sees it"):
+        SerialPool().escalate(ValueError("nobody sees it"))
+    assert struck == ["once"]

@@ -85,8 +85,8 @@ class Pool(ABC):
         """
         if self._swallowed is None:
             self._swallowed = error
+            _thread.interrupt_main()  # first, as the warning may be made an error
             warnings.warn(f"sampling is interrupted, because {error}", MapRectWarning, stacklevel=2)
-            _thread.interrupt_main()
 
     def __enter__(self) -> Self:
         self._swallowed = None
