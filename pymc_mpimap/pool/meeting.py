@@ -86,7 +86,7 @@ def meet(mpi: Any, comm: Any, timeout: float) -> tuple[tuple[Place, ...], int]:
 
 
 def _welcome(places: Sequence[Place], seal: int) -> np.ndarray:
-    said = [[place.host, place.cores, place.pid, place.space] for place in places], seal
+    said = [[place.host, sorted(place.cores), place.pid, place.space] for place in places], seal
     return np.frombuffer(json.dumps(said).encode(), np.uint8)
 
 
