@@ -6,6 +6,7 @@ import pymc_mpimap.ode.merge
 import pymc_mpimap.rewriting
 import pymc_mpimap.summing  # noqa: F401 # they register themselves with PyTensor
 from pymc_mpimap.api import map_rect
+from pymc_mpimap.draws.disk import disk_trace, read_draws
 from pymc_mpimap.errors import (
     DerivativeError,
     InputError,
@@ -46,8 +47,10 @@ __all__ = [
     "Steps",
     "__version__",
     "current_pool",
+    "disk_trace",
     "local",
     "map_rect",
     "numeric_job",
+    "read_draws",
     "solve_ivp",
 ]

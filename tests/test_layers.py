@@ -16,7 +16,7 @@ LAYERS = [
     ["map", "pool"],
     ["op"],
     ["rewriting", "summing", "dispatch"],
-    ["arguments", "trace", "api", "ode", "chains", "diagnostics"],
+    ["arguments", "trace", "api", "ode", "draws", "chains", "diagnostics"],
     ["testing", "bench", "__main__", "__init__"],
 ]
 MAY_USE_MPI = {

@@ -1,0 +1,121 @@
+"""The state of a step method: taken after each draw, and given back to go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from pymc.blocking import DictToArrayBijection
+from pymc.step_methods import NUTS
+from pymc.step_methods.compound import flatten_steps
+from pymc.step_methods.state import DataClassState, equal_dataclass_values
+from pymc.util import RandomGeneratorState
+
+__all__ = ["changed_settings", "logp_again", "restore", "same_seed", "snapshot"]
+
+
+def snapshot(step: Any) -> Any:
+    """Return all that decides the next draws, and that can be pickled."""
+    methods = flatten_steps(step)
+    adaptations = [m.step_adapt for m in methods if hasattr(m, "step_adapt")]
+    # A list that grows with every draw, for a warning that PyMC no longer gives; without it a
+    # state keeps its size.
+    lists = [adaptation._tuned_stats for adaptation in adaptations]  # noqa: SLF001
+    for adaptation in adaptations:
+        adaptation._tuned_stats = []  # noqa: SLF001
+    try:
+        state = step.sampling_state
+    finally:
+        for adaptation, own in zip(adaptations, lists, strict=True):
+            adaptation._tuned_stats = own  # noqa: SLF001
+    # PyMC's state has no place for this count, which is among the statistics of each draw.
+    return state, [getattr(method, "divergences", None) for method in methods]
+
+
+def restore(step: Any, taken: Any) -> None:
+    """Give a step method the state that `snapshot` took of another one like it."""
+    state, divergences = taken
+    _keep_settings(state, step.sampling_state)
+    step.sampling_state = state
+    for method, count in zip(flatten_steps(step), divergences, strict=True):
+        if count is not None:
+            method.divergences = count
+
+
+def _keep_settings(state: Any, own: Any) -> None:
+    """Put a step method's own frozen fields in a state that it is to take.
+
+    It refuses others. Among them is where the mass matrix began, which depends on the seed and
+    no longer matters; what does matter, `changed_settings` compares.
+    """
+    for field in fields(state):
+        value, mine = getattr(state, field.name), getattr(own, field.name)
+        if field.metadata.get("frozen"):
+            setattr(state, field.name, mine)
+        elif isinstance(value, DataClassState):
+            _keep_settings(value, mine)
+        elif isinstance(value, list) and value and isinstance(value[0], DataClassState):
+            for inner, my_inner in zip(value, mine, strict=True):
+                _keep_settings(inner, my_inner)
+
+
+def _flat(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    yield f"{name}class", type(state).__name__
+    for field in fields(state):
+        value = getattr(state, field.name)
+        inner = name + field.name.strip("_")
+        if isinstance(value, DataClassState):
+            yield from _flat(value, f"{inner}.")
+        elif isinstance(value, list) and value and isinstance(value[0], DataClassState):
+            for k, one in enumerate(value):
+                yield from _flat(one, f"{inner}[{k}].")
+        else:
+            yield inner, value
+
+
+def same_seed(taken: Any, other: Any) -> bool:
+    """Whether two step methods that have not begun have the same random numbers before them."""
+    first: dict[str, Any] = dict(_flat(taken[0]))
+    second: dict[str, Any] = dict(_flat(other[0]))
+    return all(
+        equal_dataclass_values(value, second.get(name))
+        for name, value in first.items()
+        if isinstance(value, RandomGeneratorState)
+    )
+
+
+def changed_settings(taken: Any, other: Any) -> list[str]:
+    """Say how two step methods differ that have not begun yet, but for their random numbers."""
+    first: dict[str, Any] = dict(_flat(taken[0]))
+    second: dict[str, Any] = dict(_flat(other[0]))
+    seed = same_seed(taken, other)
+    changed = []
+    for name in [*first, *(n for n in second if n not in first)]:
+        value: Any = first.get(name)
+        now = second.get(name)
+        if isinstance(value, RandomGeneratorState) or equal_dataclass_values(value, now):
+            continue
+        # Another seed gives other starting points, and so other arrays to begin with.
+        if seed or np.ndim(value) == 0 or name.endswith("var_names"):
+            changed.append(f"{name} was {value}, is {now}")
+    return changed
+
+
+def logp_again(
+    step: Any, point: Mapping[str, np.ndarray], stats: Sequence[Mapping[str, Any]]
+) -> tuple[float, float] | None:
+    """Return the log-density of a draw, as it was recorded and as it is now.
+
+    None but with NUTS: other step methods do not record it.
+    """
+    method = flatten_steps(step)[-1]
+    # Hamiltonian Monte Carlo records that of a proposal, taken or not.
+    if not isinstance(method, NUTS):
+        return None
+    for name, shared in method.shared.items():
+        shared.set_value(point[name])
+    q = DictToArrayBijection.map({name: point[name] for name in method.var_names})
+    state = method.integrator.compute_state(q, np.zeros_like(q.data))
+    return float(stats[-1]["model_logp"]), float(state.model_logp)

@@ -1,0 +1,281 @@
+"""DiskTrace: PyMC's trace in memory, with a log of it on disk."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, override
+
+import numpy as np
+import pymc
+from pymc.backends import _ZarrChainBase
+from pymc.backends.ndarray import NDArray
+from pymc.model import modelcontext
+
+from pymc_mpimap.draws.log import ChainLog
+from pymc_mpimap.draws.step import changed_settings, logp_again, restore, same_seed, snapshot
+from pymc_mpimap.errors import InputError
+
+__all__ = ["DiskTrace"]
+
+# PyMC's own, which prints what sampling does and is silent if asked to be.
+_logger = logging.getLogger("pymc")
+
+_SAME = 1e-6
+"""By how much of itself a log-density may differ and still be the same model's, computed by other
+versions or on another processor."""
+
+
+class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no types
+    """The draws of one chain, in memory for PyMC and on disk for later.
+
+    `pymc.sample` makes a copy of it for each chain. Draws that are on disk already are not made
+    again: `step.step` is replaced by a function that returns them, until the last, when the step
+    method gets its state of then. So the progress bar, callbacks and results are those of a run
+    that was never interrupted.
+
+    It says that it is a chain of a Zarr trace because those alone are given the step method.
+    """
+
+    def __init__(self, folder: Path, var_names: Sequence[str] | None, model: Any):
+        model = modelcontext(model)
+        if not folder.is_dir() and folder.exists():
+            raise InputError(f"{folder} is a file; draws are kept in a folder: give another path")
+        strange = [p.name for p in folder.glob("*") if not p.name.startswith("chain-")]
+        if strange:
+            raise InputError(
+                f"the folder {folder} holds {strange[0]!r}, which is none of the files that draws "
+                "are kept in: give a path that does not exist yet, or that of kept draws"
+            )
+        super().__init__(model=model, vars=_variables(model, var_names))
+        self._folder = folder
+        # Shared by the copies, one for each chain: Ctrl-C in one of them ends the next ones too.
+        self._run = {"interrupted": False}
+        self._step: Any = None
+
+    @override
+    def setup(self, draws: int, chain: int, sampler_vars: Any = None) -> None:
+        # PyMC's copies are shallow, and would share the arrays.
+        self.samples: dict[str, np.ndarray] = {}
+        super().setup(draws, chain, sampler_vars)
+        self._run["interrupted"] = False
+        self._log = ChainLog(self._folder, chain)
+        self._check_variables()
+        if self._log.n_draws > draws:
+            raise InputError(
+                f"{self._log.path} has {self._log.n_draws} draws already, warm-up included, and "
+                f"only {draws} are asked for: ask for at least as many, or give another path"
+            )
+
+    def _variables(self) -> dict[str, Any]:
+        return {
+            name: (tuple(map(int, self.var_shapes[name])), str(self.var_dtypes[name]))
+            for name in self.varnames
+        }
+
+    def _check_variables(self) -> None:
+        if self._log.header is None:
+            return
+        theirs, mine = self._log.header["variables"], self._variables()
+        changed = [
+            f"{name} was {theirs.get(name, 'not there')}, is {mine.get(name, 'not there')}"
+            for name in [*theirs, *(n for n in mine if n not in theirs)]
+            if theirs.get(name) != mine.get(name)
+        ]
+        if changed:
+            self._refuse("of other variables (shape, dtype)", changed)
+
+    def _refuse(self, what: str, changed: Sequence[str]) -> NoReturn:
+        raise InputError(
+            f"the draws in {self._log.path} are {what}: {'; '.join(changed[:3])}. They cannot be "
+            "gone on from; keep the new draws under another path"
+        )
+
+    @override
+    def link_stepper(self, step_method: Any) -> None:
+        """Compare the step method with that of the draws on disk, and have it repeat them."""
+        log = self._log
+        begins = snapshot(step_method)
+        header = {
+            "variables": self._variables(),
+            "step": begins,
+            "versions": _versions(),
+        }
+        self._known, state = log.n_draws, None
+        if log.header is not None and log.n_draws:
+            changed = changed_settings(log.header["step"], begins)
+            if changed:
+                self._refuse("by another step method or other settings", changed)
+            if log.n_draws < self.draws:
+                self._known, state = self._where_to_go_on()
+            self._check_model(step_method)
+            self._tell(begins)
+        log.open(header, self._known)
+        self._step = step_method
+        self._stored: Iterator[Any] = log.draws(self._known)
+        self._values: Any = None
+        if self._known or self._run["interrupted"]:
+            step_method.step = self._repeating(state)
+
+    def _where_to_go_on(self) -> tuple[int, Any]:
+        number, state = self._log.state()
+        if number == 0:
+            raise InputError(
+                f"{self._log.path} has {self._log.n_draws} draws, but no state of the sampler "
+                "beside it is whole, so that the chain cannot go on. pymc_mpimap.read_draws reads "
+                "its draws; start again under another path"
+            )
+        return number, state
+
+    def _check_model(self, step: Any) -> None:
+        *_, last = self._log.draws(self._known)
+        both = logp_again(step, last["point"], last["stats"])
+        if both is None or both[0] == both[1]:
+            return
+        was, now = both
+        if not math.isclose(was, now, rel_tol=_SAME, abs_tol=_SAME):
+            self._refuse(
+                "of another model or other data",
+                [f"the last draw's log-density was {was}, is {now}"],
+            )
+        _logger.warning(
+            "%s: the last draw's log-density was %r, and is %r here. The chain goes on, but its "
+            "draws will not be, bit for bit, those of a run without a break",
+            self._log.path,
+            was,
+            now,
+        )
+
+    def _tell(self, begins: Any) -> None:
+        log = self._log
+        assert log.header is not None
+        _logger.info(
+            "Chain %d %s %d of %d draws, warm-up included, from %s",
+            self.chain,
+            "goes on after" if self._known < self.draws else "is complete:",
+            self._known,
+            self.draws,
+            log.path,
+        )
+        if log.left_over:
+            _logger.warning("%s: a draw that was only half written is left out", log.path)
+        if self._known < log.n_draws:
+            _logger.warning(
+                "%s: the sampler's state after the last draws is not on disk, so that %d of them "
+                "are made again",
+                log.path,
+                log.n_draws - self._known,
+            )
+        if not same_seed(log.header["step"], begins):
+            _logger.info(
+                "It goes on with its own random numbers, as random_seed is not the one it began "
+                "with, or was not given"
+            )
+        if log.header["versions"] != _versions():
+            _logger.warning(
+                "It was begun with %s, and this is %s: the draws to come may not be, bit for bit, "
+                "those of then",
+                log.header["versions"],
+                _versions(),
+            )
+
+    def _repeating(self, state: Any) -> Any:
+        """Return what stands in for the step method while draws are repeated."""
+        left = self._known
+
+        def stored_step(_point: Any) -> tuple[Any, Any]:
+            nonlocal left
+            if not left:
+                raise KeyboardInterrupt
+            draw = next(self._stored)
+            left -= 1
+            if not left and not self._run["interrupted"]:
+                # Now, and not before the next draw: in between, PyMC may tell it to stop tuning.
+                del self._step.step
+                if state is not None:
+                    restore(self._step, state)
+            self._values = draw
+            return draw["point"], draw["stats"]
+
+        return stored_step
+
+    @override
+    def record(
+        self, point: Mapping[str, np.ndarray], sampler_stats: Any = None, *, in_warmup: bool
+    ) -> None:
+        if self._step is None:
+            raise InputError(
+                "draws are kept on disk for chains that are sampled one after the other; samplers "
+                "of a population of chains, such as DEMetropolis, are not"
+            )
+        if self.draw_idx < self._known:
+            draw = self._values
+            if draw["in_warmup"] != in_warmup:
+                was = "warm-up" if draw["in_warmup"] else "no warm-up"
+                self._refuse("by another tune", [f"draw {self.draw_idx} was {was}"])
+        else:
+            values = self.fn(*point.values())
+            draw = {
+                "point": point,
+                "values": dict(zip(self.varnames, values, strict=True)),
+                "stats": sampler_stats,
+                "in_warmup": in_warmup,
+            }
+            self._log.append(draw, snapshot(self._step))
+        for name, value in draw["values"].items():
+            self.samples[name][self.draw_idx] = value
+        for arrays, stats in zip(self._stats, draw["stats"], strict=True):
+            for name, value in stats.items():
+                arrays[name][self.draw_idx] = value
+        self.draw_idx += 1
+
+    @override
+    def record_sampling_state(self, step: Any = None) -> None:
+        """Do nothing: the state is on disk with each draw."""
+
+    @override
+    def close(self) -> None:
+        if self.draw_idx < self.draws:
+            self._run["interrupted"] = True
+        self._log.close()
+        if self._step is not None:
+            vars(self._step).pop("step", None)
+        super().close()
+
+    @property
+    def _posterior(self) -> NoReturn:
+        # PyMC looks at it where chains of a Zarr trace are to run in processes of their own.
+        raise InputError(
+            "draws are kept on disk for chains in one process: pass cores=1 to pm.sample"
+        )
+
+    @override
+    def _slice(self, idx: slice) -> NDArray:
+        plain = NDArray(
+            model=self.model,
+            vars=self.vars,
+            fn=self.fn,
+            var_shapes=self.var_shapes,
+            var_dtypes=self.var_dtypes,
+        )
+        for name in ("chain", "samples", "sampler_vars", "draw_idx", "_stats"):
+            setattr(plain, name, getattr(self, name))
+        return plain._slice(idx)  # noqa: SLF001 # the same class's
+
+
+def _versions() -> dict[str, str]:
+    return {"PyMC": pymc.__version__, "NumPy": np.__version__}
+
+
+def _variables(model: Any, var_names: Sequence[str] | None) -> Any:
+    if var_names is None:
+        return None
+    unknown = sorted(set(var_names) - {v.name for v in model.unobserved_RVs})
+    if unknown:
+        raise InputError(
+            f"the model has no variable {unknown[0]!r}; it has "
+            f"{', '.join(v.name for v in model.unobserved_RVs)}"
+        )
+    return model.replace_rvs_by_values([v for v in model.unobserved_RVs if v.name in var_names])
