@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["POOL_OWNER", "forked_under_mpi", "launched_ranks", "under_launcher"]
+__all__ = ["POOL_OWNER", "forked_under_mpi", "launched_ranks", "under_launcher", "under_open_mpi"]
 
 POOL_OWNER = "PYMC_MPIMAP_POOL_OWNER"
 """Environment variable with the process id of the controller; its children inherit it."""
@@ -58,3 +58,8 @@ os.register_at_fork(after_in_child=_note_fork)
 def forked_under_mpi() -> bool:
     """Whether this process was forked from one that had MPI: what it finds of it is not its own."""
     return bool(_forks)
+
+
+def under_open_mpi() -> bool:
+    """Whether Open MPI's mpiexec started this process; to be asked before MPI is started."""
+    return "OMPI_COMM_WORLD_RANK" in os.environ

@@ -7,16 +7,17 @@ import os
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, override
 
 import numpy as np
 
-from pymc_mpimap.errors import InputError, ParallelSamplingError, PoolError
+from pymc_mpimap.errors import InputError, MapRectWarning, ParallelSamplingError, PoolError
 from pymc_mpimap.pool.base import Pool
 from pymc_mpimap.pool.controller import Controller
-from pymc_mpimap.pool.launch import POOL_OWNER, forked_under_mpi, under_launcher
+from pymc_mpimap.pool.launch import POOL_OWNER, forked_under_mpi, under_launcher, under_open_mpi
 from pymc_mpimap.pool.output import print_whole_lines
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.report import PoolReport, Recorder
@@ -142,6 +143,7 @@ class MPIPool(Pool):
         if self._comm is not None or under_launcher():
             from pymc_mpimap.pool.communicator import join
 
+            kills_at_ctrl_c = under_open_mpi()
             crew = join(self._comm, self._start_timeout)
             crew.patience.spin, crew.patience.limit = self._spin, self._time_limit
             if crew.comm.size > 1:
@@ -153,6 +155,16 @@ class MPIPool(Pool):
             self._lock = crew.lock
             controller.staff.schedule.goes_on = self._goes_on
             report_oversubscription(crew.hosts, [place.cores for place in crew.places])
+            if kills_at_ctrl_c:
+                # Whether anybody can press it is not known here: mpiexec stands in between. And
+                # it does the same when the queueing system tells it to end.
+                warnings.warn(
+                    "Open MPI's mpiexec ends all ranks as soon as you press Ctrl-C, so that "
+                    "pm.sample cannot return the draws made so far. Keep them on disk: "
+                    "pm.sample(..., trace=pymc_mpimap.disk_trace(path))",
+                    MapRectWarning,
+                    stacklevel=2,
+                )
         self._pid = os.getpid()
         self._open = True
         os.environ[POOL_OWNER] = str(self._pid)
