@@ -13,7 +13,7 @@ from pymc.step_methods.compound import flatten_steps
 from pymc.step_methods.state import DataClassState, equal_dataclass_values
 from pymc.util import RandomGeneratorState
 
-__all__ = ["changed_settings", "logp_again", "restore", "same_seed", "snapshot"]
+__all__ = ["changed_settings", "logp_again", "restore", "same_seed", "settings", "snapshot"]
 
 
 def snapshot(step: Any) -> Any:
@@ -61,8 +61,21 @@ def _keep_settings(state: Any, own: Any) -> None:
                 _keep_settings(inner, my_inner)
 
 
+_NOT_IN_STATE = ("max_treedepth", "early_max_treedepth", "path_length", "max_steps")
+"""Settings of NUTS and HMC that PyMC's state of them leaves out."""
+
+
+def settings(step: Any) -> dict[str, Any]:
+    """Return how a step method that has not begun yet was set up, its random numbers included."""
+    found = dict(_flat(step.sampling_state))
+    for k, method in enumerate(flatten_steps(step)):
+        name = f"{type(method).__name__}[{k}]"
+        found[f"{name}.variables"] = list(method.var_names)
+        found |= {f"{name}.{s}": getattr(method, s) for s in _NOT_IN_STATE if hasattr(method, s)}
+    return found
+
+
 def _flat(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    yield f"{name}class", type(state).__name__
     for field in fields(state):
         value = getattr(state, field.name)
         inner = name + field.name.strip("_")
@@ -75,32 +88,30 @@ def _flat(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield inner, value
 
 
-def same_seed(taken: Any, other: Any) -> bool:
-    """Whether two step methods that have not begun have the same random numbers before them."""
-    first: dict[str, Any] = dict(_flat(taken[0]))
-    second: dict[str, Any] = dict(_flat(other[0]))
+def same_seed(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether settings have the same random numbers before them."""
     return all(
-        equal_dataclass_values(value, second.get(name))
-        for name, value in first.items()
+        equal_dataclass_values(value, other.get(name))
+        for name, value in one.items()
         if isinstance(value, RandomGeneratorState)
     )
 
 
-def changed_settings(taken: Any, other: Any) -> list[str]:
-    """Say how two step methods differ that have not begun yet, but for their random numbers."""
-    first: dict[str, Any] = dict(_flat(taken[0]))
-    second: dict[str, Any] = dict(_flat(other[0]))
-    seed = same_seed(taken, other)
-    changed = []
-    for name in [*first, *(n for n in second if n not in first)]:
-        value: Any = first.get(name)
-        now = second.get(name)
-        if isinstance(value, RandomGeneratorState) or equal_dataclass_values(value, now):
-            continue
+def changed_settings(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say what is another in one of two settings, but for the random numbers."""
+    missing = [f"{name} was {was[name]}, is not there now" for name in was if name not in now]
+    new = [f"{name} was not there, is {now[name]} now" for name in now if name not in was]
+    seed = same_seed(was, now)
+    changed = [
+        f"{name} was {value}, is {now[name]}"
+        for name, value in was.items()
+        if name in now
+        and not isinstance(value, RandomGeneratorState)
+        and not equal_dataclass_values(value, now[name])
         # Another seed gives other starting points, and so other arrays to begin with.
-        if seed or np.ndim(value) == 0 or name.endswith("var_names"):
-            changed.append(f"{name} was {value}, is {now}")
-    return changed
+        and (seed or isinstance(value, list) or np.ndim(value) == 0)
+    ]
+    return [*reversed(missing), *reversed(new), *changed]
 
 
 def logp_again(

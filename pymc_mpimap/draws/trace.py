@@ -15,7 +15,14 @@ from pymc.backends.ndarray import NDArray
 from pymc.model import modelcontext
 
 from pymc_mpimap.draws.log import ChainLog
-from pymc_mpimap.draws.step import changed_settings, logp_again, restore, same_seed, snapshot
+from pymc_mpimap.draws.step import (
+    changed_settings,
+    logp_again,
+    restore,
+    same_seed,
+    settings,
+    snapshot,
+)
 from pymc_mpimap.errors import InputError
 
 __all__ = ["DiskTrace"]
@@ -97,15 +104,15 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
     def link_stepper(self, step_method: Any) -> None:
         """Compare the step method with that of the draws on disk, and have it repeat them."""
         log = self._log
-        begins = snapshot(step_method)
+        begins = settings(step_method)
         header = {
             "variables": self._variables(),
-            "step": begins,
+            "settings": begins,
             "versions": _versions(),
         }
         self._known, state = log.n_draws, None
         if log.header is not None and log.n_draws:
-            changed = changed_settings(log.header["step"], begins)
+            changed = changed_settings(log.header["settings"], begins)
             if changed:
                 self._refuse("by another step method or other settings", changed)
             if log.n_draws < self.draws:
@@ -168,7 +175,7 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
                 log.path,
                 log.n_draws - self._known,
             )
-        if not same_seed(log.header["step"], begins):
+        if not same_seed(log.header["settings"], begins):
             _logger.info(
                 "It goes on with its own random numbers, as random_seed is not the one it began "
                 "with, or was not given"
