@@ -145,8 +145,8 @@ def join(comm: Any, timeout: float) -> Crew:
     try:
         places, seal = meet(MPI, base, timeout)
     except Exception:
-        # Ranks that never came, or wait for an answer, would be waited for when MPI is finalized: after the traceback,
-        # end them all.
+        # Ranks that never came, or wait for an answer, would be waited for when MPI is finalized:
+        # after the traceback, end them all.
         atexit.register(base.Abort, 1)
         atexit.register(drain)
         raise
