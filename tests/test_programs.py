@@ -208,14 +208,12 @@ def test_more_ranks_than_cores_are_told_once():
     assert "ranks share" not in result.stderr
 
 
-def test_open_mpi_is_told_once_what_ctrl_c_does():
-    """Pretended by what its mpiexec tells each rank; the others do not see it."""
-    told = "Open MPI's mpiexec ends all ranks as soon as you press Ctrl-C"
-    result = run(2, "threads.py", "one", env={**os.environ, "OMPI_COMM_WORLD_RANK": "0"})
-    assert result.stderr.count(told) == 1, result.stderr
-    assert "disk_trace(path)" in result.stderr
-    result = run(2, "threads.py", "one")
-    assert told not in result.stderr
+@launched_by()
+def test_what_open_mpi_does_at_ctrl_c_is_told_once(launcher):
+    result = run(2, "threads.py", "one", launcher=launcher)
+    told = result.stderr.count("Open MPI's mpiexec ends all ranks as soon as you press Ctrl-C")
+    assert told == (launcher is OPENMPI), result.stderr
+    assert result.stderr.count("disk_trace(path)") == told
 
 
 @launched_by()

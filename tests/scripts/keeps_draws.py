@@ -42,7 +42,7 @@ with pymc_mpimap.MPIPool() as pool, pm.Model():
     mu = pm.Normal("mu", 0, 5, shape=3)
     y = [np.linspace(j, j + 1, 5) for j in range(3)]
     pm.Potential("lik", pymc_mpimap.map_rect(group, sigma, mu, y))
-    os.write(1, b"READY\n")
+    os.write(1, f"READY {os.getpid()}\n".encode())
     if sampler == "nutpie":
         threading.Thread(target=tell_when_sampling, args=(pool,), daemon=True).start()
     idata = pm.sample(
