@@ -53,10 +53,12 @@ def test_all_end_with_rank_0(launcher):
     program = Program(1, "flat", launcher=launcher)
     program.strike(signal.SIGKILL, 0)
     returncode, output = program.end(timeout=20)
-    assert returncode != 0, output
-    if launcher is OPENMPI:  # MPICH ends the ranks before they can say anything.
+    # Open MPI's mpiexec has been seen to return 0 after the others' abort. MPICH ends the ranks
+    # before they can say anything.
+    if launcher is OPENMPI:
         assert re.search(r"rank \d on \S+ ends, because rank 0 on \S+ died", output), output
     else:
+        assert returncode != 0, output
         assert "KILLED BY SIGNAL" in output or "Killed (signal 9)" in output, output
 
 
@@ -75,7 +77,8 @@ def test_a_rank_that_is_stopped_is_named_and_ended(how):
     program.strike(signal.SIGSTOP, 4)
     returncode, output = program.end()
     assert returncode == 0, output
-    assert re.search(r"rank 4 on \S+ did not answer within 1 s; the 4 ranks", output), output
+    said = r"rank 4 on \S+ did not answer within 1 s, with the jobs \d+ to 11 of job; the 4 ranks"
+    assert re.search(said, output), output
     assert output.count(" did not answer") == 2, output
 
 
@@ -109,7 +112,8 @@ def test_a_job_of_rank_0_that_does_not_return(launcher):
     """Nobody can go on without rank 0: it says where it stands, and all end."""
     program = Program(0, "first job hangs, limit", ranks=2, launcher=launcher)
     returncode, output = program.end()
-    assert returncode != 0, output
+    assert launcher is OPENMPI or returncode != 0, output
+    assert "the end" not in output, output
     assert re.search(r"faults.py.*line \d+ in job$", output, re.MULTILINE), output
 
 

@@ -89,9 +89,9 @@ def test_signals_end_all(launcher, number):
     assert returncode != 0, output
 
 
-@launched_by()
-def test_worker_that_dies_ends_all(launcher):
-    program = Started("ends.py", "evaluates", launcher=launcher)
+def test_worker_that_dies_ends_all():
+    """Under MPICH; under Open MPI the others go on, see test_faults."""
+    program = Started("ends.py", "evaluates")
     os.kill(program.workers()[0], signal.SIGKILL)
     returncode, output = program.end(timeout=20)
     assert returncode != 0, output

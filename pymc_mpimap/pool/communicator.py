@@ -28,6 +28,9 @@ from pymc_mpimap.pool.worker import serve
 
 __all__ = ["Crew", "join"]
 
+_ABORTING = 5.0
+"""Seconds that MPI gets to abort the job, before this process ends by a signal."""
+
 STOP_TIMEOUT = 1.0
 """Seconds that workers get to hear of the end before they are aborted."""
 
@@ -254,4 +257,9 @@ def _stopped(crew: Crew) -> bool:
 
 def _abort(crew: Crew, code: int) -> None:
     drain()
+    # The launcher may be gone, or be waiting for this process to end.
+    faulthandler.unregister(signal.SIGALRM)
+    with contextlib.suppress(ValueError):  # Not in the main thread: then it is as it was.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, _ABORTING)
     crew.comm.Abort(code)

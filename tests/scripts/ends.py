@@ -28,7 +28,14 @@ with pymc_mpimap.MPIPool() as pool:
     theta = pt.dscalar("theta")
     function = pytensor.function([theta], pymc_mpimap.map_rect(job, theta, np.arange(6.0)))
     function(1.0)
-    print("READY", os.getpid(), flush=True)
+    try:  # From here on, a signal can come.
+        print("READY", os.getpid(), flush=True)
+        while how == "evaluates and is interrupted":
+            function(1.0)
+    except KeyboardInterrupt:
+        if how != "evaluates and is interrupted":
+            raise
+        print("interrupted", function(3.0))
     if how == "exit 0":
         sys.exit(0)
     if how == "exit 3":
@@ -44,12 +51,6 @@ with pymc_mpimap.MPIPool() as pool:
     if how == "evaluates":
         while True:
             function(1.0)
-    if how == "evaluates and is interrupted":
-        try:
-            while True:
-                function(1.0)
-        except KeyboardInterrupt:
-            print("interrupted", function(3.0))
     if how == "long job":
         function(LONG)
     if how == "idle":
