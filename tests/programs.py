@@ -91,6 +91,8 @@ class Started:
         self._lines: list[str] = []
         self._read = threading.Condition()
         self._ended = False
+        # Whoever started the tests, nohup for example, may have had it ignored.
+        hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
         self.process = subprocess.Popen(
             launcher.command(ranks, *words(script, *arguments), options=options),
             stdin=subprocess.PIPE,
@@ -100,6 +102,7 @@ class Started:
             env=launcher.environment({**env, name: mark}),
             start_new_session=True,
         )
+        signal.signal(signal.SIGHUP, hangup)
         self._reader = threading.Thread(target=self._read_all, daemon=True)
         self._reader.start()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import faulthandler
 import os
 import signal
@@ -182,22 +183,43 @@ def _survives(mpi: Any) -> bool:
 def _finalize_here() -> None:
     """Finalize MPI at the end of this process, unless a rank was lost; before MPI is started.
 
-    mpi4py would do so later, at a moment where nothing can prevent it.
+    mpi4py would do so in any case.
     """
     import mpi4py
 
     if mpi4py.rc.finalize is None:
         mpi4py.rc.finalize = False
-        atexit.register(_finalize, os.getpid())
+        atexit.register(_finalize_last, os.getpid())
 
 
-def _finalize(pid: int) -> None:
-    """Finalize MPI, where that is known to end."""
-    if os.getpid() == pid and "mpi4py.MPI" in sys.modules:
+def _finalize_last(pid: int) -> None:
+    """Let MPI be finalized when all of Python is gone, as mpi4py does.
+
+    All ranks wait there for each other. What a rank did after that could still be at it when rank 0
+    ends with a status that is not 0, and mpiexec would kill it, and report that instead.
+    """
+    if os.getpid() == pid and _to_be_finalized():
         from mpi4py import MPI
 
-        if not MPI.Is_finalized() and not any(crew.lost for crew in _crews):
-            MPI.Finalize()
+        finalize = ctypes.CDLL(MPI.__file__).MPI_Finalize
+        ctypes.pythonapi.Py_AtExit(ctypes.cast(finalize, ctypes.c_void_p))
+
+
+def _finalize_now() -> None:
+    """Finalize MPI before this process ends without Python's own end."""
+    if _to_be_finalized():
+        from mpi4py import MPI
+
+        MPI.Finalize()
+
+
+def _to_be_finalized() -> bool:
+    """Whether MPI is to be finalized, and it is known that this ends."""
+    if "mpi4py.MPI" not in sys.modules or any(crew.lost for crew in _crews):
+        return False
+    from mpi4py import MPI
+
+    return not MPI.Is_finalized()
 
 
 def _end_together(crew: Crew) -> None:
@@ -230,6 +252,7 @@ def _end_together(crew: Crew) -> None:
             crew.exit_code = 130
             atexit._run_exitfuncs()  # noqa: SLF001 # there is no public name for it
             drain()
+            _finalize_now()
             os._exit(130)
 
     atexit.register(at_exit)
