@@ -6,6 +6,7 @@ import pytensor.tensor as pt
 import pytest
 
 from pymc_mpimap import SerialPool, current_pool, local, map_rect, numeric_job
+from pymc_mpimap.pool import controller
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.protocol import Layout, Transfer
@@ -39,6 +40,9 @@ def move_always(monkeypatch):
     monkeypatch.setattr(Balance, "wants_costs", lambda *_: True)
     monkeypatch.setattr(Balance, "propose", propose)
     monkeypatch.setattr(Link, "order", recording_order)
+    # However fast the evaluations follow one another.
+    monkeypatch.setattr(controller, "_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr(controller, "_PATIENCE", 0)
     return orders
 
 
