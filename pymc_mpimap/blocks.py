@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Blocks", "Node", "additions", "subtrees"]
+__all__ = ["Blocks", "Node", "additions", "split", "subtrees"]
 
 Node = tuple[int, int]
 """A subtree of the tree of sums: the blocks ``low <= block < high``."""
@@ -33,7 +33,7 @@ class Blocks:
         return min(block * self.grain_size, self.n_jobs)
 
 
-def _split(low: int, high: int) -> int:
+def split(low: int, high: int) -> int:
     """Return where a subtree divides: at the largest power of two that leaves a rest."""
     return low + (1 << ((high - low - 1).bit_length() - 1))
 
@@ -55,7 +55,7 @@ def subtrees(count: int, low: int, high: int) -> Iterator[Node]:
         if low <= start and end <= high:
             yield start, end
             return
-        middle = _split(start, end)
+        middle = split(start, end)
         yield from visit(start, middle)
         yield from visit(middle, end)
 
@@ -92,7 +92,7 @@ def additions(node: Node, parts: Sequence[Node]) -> list[int]:
         if parts[len(counts)] == (low, high):
             counts.append(0)
             return
-        middle = _split(low, high)
+        middle = split(low, high)
         visit(low, middle)
         visit(middle, high)
         counts[-1] += 1

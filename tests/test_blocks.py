@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 
 from pymc_mpimap.blocks import Blocks, additions, subtrees
 from pymc_mpimap.pool.balance import even_cuts
+from pymc_mpimap.pool.levels import Levels
 
 counts = st.integers(1, 200)
 
@@ -52,6 +53,23 @@ def test_any_cut_gives_the_same_bits(cut, seed):
     whole = sum_of_blocks((0, count), values)
     together = sum_of_runs(values, cuts)
     assert whole.tobytes() == together.tobytes()
+
+
+@given(cut_blocks(), st.integers(0, 2**32 - 1), st.sampled_from([(), (3,)]))
+def test_adding_level_by_level_gives_the_same_bits(cut, seed, core):
+    count, cuts = cut
+    random = np.random.default_rng(seed)
+    shape = (count, *core)
+    values = random.normal(size=shape) * 10.0 ** random.integers(-12, 12, size=shape)
+    for low, high in pairwise(cuts):
+        nodes = list(subtrees(count, low, high))
+        output = np.full((len(nodes), *core), np.nan)
+        levels = Levels(low, high, nodes, output)
+        for _ in range(2):  # Nothing is used up.
+            levels.blocks[...] = values[low:high]
+            levels.add_up()
+        expected = [sum_of_blocks(node, values) for node in nodes]
+        assert output.tobytes() == np.array(expected).tobytes()
 
 
 @given(cut_blocks())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from pymc_mpimap.blocks import additions
 from pymc_mpimap.errors import JobError, JobFailure
 from pymc_mpimap.job.base import Job, Kernel, Thunk
 from pymc_mpimap.pool.failures import from_job
+from pymc_mpimap.pool.levels import Levels
 from pymc_mpimap.pool.share import Share, output_shapes
 from pymc_mpimap.signature import packed_offsets
 
@@ -31,6 +33,12 @@ __all__ = ["Work", "inside_job"]
 _KERNELS: OrderedDict[tuple[Any, ...], Kernel] = OrderedDict()
 _MAX_KERNELS = 256
 _state = threading.local()
+
+_IN_LEVELS = 1 << 16
+"""Bytes up to which all blocks' sums are kept until the end: no more than a cache holds."""
+
+_FEWEST = 4
+"""How many blocks are added up level by level, at least."""
 
 
 def inside_job() -> bool:
@@ -99,6 +107,7 @@ class Work:
         self._kept: list[Any] = [None] * len(self.outputs)
         self._evaluations = 0
         self._thunks: list[Thunk | None] = [None] * len(self._spent)
+        self._levels: list[Levels] = []
         self._stores: list[tuple[Store, ...]] = list(
             zip(*(self._stored(k) for k in range(len(self.outputs))), strict=True)
         )
@@ -107,6 +116,12 @@ class Work:
         """Return for each block where output `k` goes."""
         share, output, slot = self.share, self.outputs[k], self.share.map.job.outputs[k]
         blocks = range(share.low, share.high)
+        size = output.dtype.itemsize * math.prod(output.shape[1:])
+        if not slot.per_job and len(blocks) >= _FEWEST and len(blocks) * size <= _IN_LEVELS:
+            levels = Levels(share.low, share.high, share.subtrees, output)
+            self._levels.append(levels)
+            rows = range(len(blocks))
+            return [(How.COPY, levels.blocks[row : row + 1], ()) for row in rows]
         if slot.shapes is not None:
             where = packed_offsets(np.asarray(self._complete[slot.shapes]))
             runs = [share.jobs(block) for block in blocks]
@@ -198,6 +213,8 @@ class Work:
                 ended = perf_counter_ns()
                 spent[k] += ended - begun
                 begun = ended
+            for levels in self._levels:
+                levels.add_up()
         finally:
             _state.frame = outside
         return failures
