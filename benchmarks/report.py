@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plots import draw
-from pymc_mpimap.bench.groups import BARE, PLAIN, POOL, SERIAL
+from pymc_mpimap.bench.groups import BARE, BY_HAND, PLAIN, POOL, SERIAL
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "performance.md"
@@ -111,7 +111,7 @@ def bench(*names: str) -> Callable[[], str]:
     def table() -> str:
         found = groups(read("bench-2"))
         present = {timing for name in names for timing in timings(found[name])}
-        columns = [name for name in (PLAIN, SERIAL, POOL, BARE) if name in present]
+        columns = [name for name in (PLAIN, SERIAL, POOL, BARE, BY_HAND) if name in present]
         rows = [
             [LABELS[name], *(cell(timings(found[name]).get(c)) for c in columns)] for name in names
         ]

@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from pymc_mpimap.bench import workloads
-from pymc_mpimap.bench.timing import Effort, Timing, alternate, calls
+from pymc_mpimap.bench import by_hand, workloads
+from pymc_mpimap.bench.timing import Contestant, Effort, Timing, alternate, calls
 from pymc_mpimap.bench.together import Together, floor
 from pymc_mpimap.bench.workloads import Workload
 from pymc_mpimap.pool.serial import SerialPool
 
-__all__ = ["BARE", "GROUPS", "PLAIN", "POOL", "SERIAL", "Fact", "Group", "Setting"]
+__all__ = ["BARE", "BY_HAND", "GROUPS", "PLAIN", "POOL", "SERIAL", "Fact", "Group", "Setting"]
 
-PLAIN, SERIAL, POOL, BARE = (
+PLAIN, SERIAL, POOL, BARE, BY_HAND = (
     "plain PyTensor",
     "map_rect, serially",
     "map_rect, all ranks",
     "bare MPI",
+    "mpi4py by hand",
 )
 """The contestants."""
 
@@ -102,7 +103,13 @@ class Group:
     stan: dict[str, float] = field(default_factory=dict)
 
 
-def compete(setting: Setting, workload: Workload, *, bare: bool = True) -> list[Timing]:
+def compete(
+    setting: Setting,
+    workload: Workload,
+    *,
+    bare: bool = True,
+    written: Contestant | None = None,
+) -> list[Timing]:
     """Let plain PyTensor, `map_rect` with and without ranks, and bare MPI take turns."""
     contestants: dict[str, Any] = {}
     if workload.plain is not None:
@@ -113,6 +120,8 @@ def compete(setting: Setting, workload: Workload, *, bare: bool = True) -> list[
         if bare:
             down, up = workload.down(setting.ranks), workload.up(setting.ranks)
             contestants[BARE] = floor(setting.together, down, up)
+        if written is not None:
+            contestants[BY_HAND] = written
     return alternate(contestants, setting.effort)
 
 
@@ -270,15 +279,24 @@ def big(name: str, *, shared: bool) -> Callable[[Setting], Group]:
 
     def measure(setting: Setting) -> Group:
         size = 2_000 if setting.quick else 100_000
-        workload = workloads.big_shared(setting.ranks, size) if shared else workloads.big_jobs(size)
-        timings = compete(setting, workload)
+        own = 100
+        if shared:
+            workload = workloads.big_shared(setting.ranks, size)
+            written = by_hand.shared(setting.together, size)
+        else:
+            workload = workloads.big_jobs(size, own)
+            written = by_hand.jobs(setting.together, size // own, own)
+        timings = compete(setting, workload, written=written)
         facts = []
         if setting.ranks > 1:
-            facts = [fact("map_rect to bare MPI", timings, lambda t: t[POOL] / t[BARE], "", "1.5")]
+            facts = [
+                fact("map_rect to bare MPI", timings, lambda t: t[POOL] / t[BARE], "", "1.5"),
+                fact("map_rect to mpi4py by hand", timings, lambda t: t[POOL] / t[BY_HAND]),
+            ]
         kind = "shared parameters" if shared else "parameters of jobs in all"
         title = f"{size:,} {kind}, next to no work"
         meaning = (
-            "Near 1 times bare MPI, messages are the limit; above it, what is done beside them."
+            "Bare MPI moves as many bytes and computes nothing; mpi4py by hand does the same work."
         )
         return Group(name, title, meaning, timings, facts)
 

@@ -19,7 +19,7 @@ from pymc_mpimap.api import map_rect
 from pymc_mpimap.bench.timing import Contestant
 from pymc_mpimap.job.derivatives import numeric_job
 
-__all__ = ["Together", "available_cores", "floor"]
+__all__ = ["Together", "available_cores", "floor", "waiting"]
 
 MEETING = 20.0
 """Seconds within which all ranks must have come."""
@@ -107,6 +107,19 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def waiting(comm: Any) -> Callable[[list[Any]], Any]:
+    """Return the quickest way to wait for requests."""
+    from mpi4py import MPI
+
+    def yielding(requests: list[Any]) -> None:
+        # MPI's own waiting would keep the core from the rank that is waited for.
+        while not MPI.Request.Testall(requests):
+            os.sched_yield()
+
+    crowded = comm.size > available_cores()  # if all ranks are on this host
+    return yielding if crowded else MPI.Request.Waitall
+
+
 def messages(comm: Any, count: float, down: float, up: float) -> float:
     """Exchange messages of so many doubles with each rank, and return the seconds it took.
 
@@ -119,16 +132,7 @@ def messages(comm: Any, count: float, down: float, up: float) -> float:
     out, back = (int(down), int(up)) if comm.rank == 0 else (int(up), int(down))
     sends = [comm.Send_init(np.ones(out), other, 7) for other in others]
     receives = [comm.Recv_init(np.empty(back), other, 7) for other in others]
-    yielding = comm.size > available_cores()  # if all ranks are on this host
-
-    def wait(requests: list[Any]) -> None:
-        if not yielding:
-            MPI.Request.Waitall(requests)
-        else:
-            # MPI's own waiting would keep the core from the rank that is waited for.
-            while not MPI.Request.Testall(requests):
-                os.sched_yield()
-
+    wait = waiting(comm)
     begun = time.perf_counter()
     if comm.rank == 0:
         every = [*receives, *sends]
