@@ -90,6 +90,22 @@ class JobFailure:
         return f"{where}: {self.exception}"
 
 
+@dataclass(frozen=True)
+class NotFinite:
+    """What a rank reports of a job whose value is NaN or infinite, and is only summed."""
+
+    function: str
+    job: int
+    value: str
+
+    def __str__(self) -> str:
+        return f"job {self.job} of {self.function}: {self.value}"
+
+
+Incident = JobFailure | NotFinite
+"""What is reported of a job beside its results."""
+
+
 class JobError(MapRectError, RuntimeError):
     """A job raised.
 

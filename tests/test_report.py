@@ -13,7 +13,7 @@ def failure(job):
 def test_report_names_the_most_rejected_jobs():
     recorder = Recorder(["here", "there"])
     for job, times in enumerate([3, 1, 5, 1, 1, 1, 1]):
-        recorder.rejected([failure(job)] * times)
+        recorder.noted([failure(job)] * times)
     lines = str(recorder.report()).splitlines()
     assert lines[0] == "0 evaluations on 2 ranks, 0.0 a second"
     assert lines[3:6] == [

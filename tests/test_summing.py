@@ -155,8 +155,9 @@ def test_sums_that_other_maps_depend_on():
     assert run([first, second], [plain, expected]) == (2, [(), ()])
 
 
+@pytest.mark.parametrize("grain_size", [1, 3])
 @pytest.mark.parametrize("length", [None, 2])
-def test_rejected_jobs_are_counted(length):
+def test_rejected_jobs_are_counted(length, grain_size):
     """The sum is -inf, and so the proposal is rejected; each job that failed is known."""
 
     @numeric_job(length=length)
@@ -166,13 +167,14 @@ def test_rejected_jobs_are_counted(length):
         value = theta * own
         return (value, own) if length is None else (np.full(2, value), np.full(2, own))
 
-    total = map_rect(fails, theta, own, on_error="reject").sum()
+    total = map_rect(fails, theta, own, on_error="reject", grain_size=grain_size).sum()
     function = pytensor.function([theta, own], [total, pt.grad(total, theta)])
     with SerialPool() as pool:
         value, gradient = function(2.0, np.array([1.0, -1.0, 2.0, -3.0, 0.5]))
     assert value == -np.inf
     assert gradient == (1.0 + 2.0 + 0.5) * (length or 1)
     assert pool.report().rejected == {"job 1 of fails": 1, "job 3 of fails": 1}
+    assert pool.report().not_finite == {}
 
 
 def test_potential_of_a_model():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pytensor.configdefaults import config
 
-from pymc_mpimap.errors import JobError, JobFailure, PoolError
+from pymc_mpimap.errors import Incident, JobError, PoolError
 from pymc_mpimap.pool.assignment import Assignment
 from pymc_mpimap.pool.interrupts import Uninterrupted
 from pymc_mpimap.pool.line import Line
@@ -195,7 +195,7 @@ class Controller:
             assignment.received(busy)
         outputs = [assemble() for assemble in assignment.assemblies]
         if failures:
-            recorder.rejected(failures)
+            recorder.noted(failures)
         now = perf_counter_ns()
         recorder.evaluated(busy, now)
         if assignment.lines:
@@ -206,9 +206,9 @@ class Controller:
                 self._look(assignment, busy, recorder)
         return outputs
 
-    def _own_part(self, assignment: Assignment) -> tuple[list[JobFailure], list[JobError]]:
+    def _own_part(self, assignment: Assignment) -> tuple[list[Incident], list[JobError]]:
         """Do what is this rank's; return the jobs that were rejected, and what was raised."""
-        failures: list[JobFailure] = []
+        failures: list[Incident] = []
         limit = self.staff.limit
         if limit is not None:
             self.staff.alarm.set(limit)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from pymc_mpimap.errors import JobFailure
+from pymc_mpimap.errors import Incident
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.assembly import Gathering, gatherings
 from pymc_mpimap.pool.line import Line
@@ -155,8 +155,8 @@ class Head:
             self._gatherings += gatherings(whole, shares[k], results[k], places)
 
     def gather(
-        self, evaluation: int, status: Status, spent: int, failures: list[JobFailure]
-    ) -> tuple[Status, int, list[JobFailure] | list[Loss]]:
+        self, evaluation: int, status: Status, spent: int, failures: list[Incident]
+    ) -> tuple[Status, int, list[Incident] | list[Loss]]:
         """Wait for those below, and put their results and this rank's into the answer.
 
         Parameters
@@ -164,7 +164,7 @@ class Head:
         evaluation : int
         status : Status
         spent : int
-        failures : list of JobFailure
+        failures : list of JobFailure or NotFinite
             Of this rank itself.
 
         Returns

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pymc_mpimap.errors import JobFailure
+from pymc_mpimap.errors import Incident
 from pymc_mpimap.pool.head import Head
 from pymc_mpimap.pool.inbox import Inbox
 from pymc_mpimap.pool.link import Link
@@ -64,9 +64,9 @@ class Part:
             self.head = Head(layout, self.program.maps, link_to)
             inbox.current = self.head.own
 
-    def evaluate(self, inbox: Inbox) -> list[JobFailure]:
+    def evaluate(self, inbox: Inbox) -> list[Incident]:
         """Evaluate all shares into the reply."""
-        failures: list[JobFailure] = []
+        failures: list[Incident] = []
         for work in self.works or self.prepare(inbox):
             failures += work.evaluate()
         self.warm = True

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pymc_mpimap.errors import JobFailure
+from pymc_mpimap.errors import Incident, NotFinite
 from pymc_mpimap.pool.finite import not_finite
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.tally import N_COUNTS, REASONS, TALLY
@@ -143,9 +143,12 @@ class Recorder:
         """Record that a rank was lost, and what followed."""
         self._lost.append(said)
 
-    def rejected(self, failures: Sequence[JobFailure]) -> None:
-        """Record jobs that raised and whose proposal is rejected."""
-        for failure in failures:
+    def noted(self, incidents: Sequence[Incident]) -> None:
+        """Record jobs that raised and whose proposal is rejected, or whose value is not finite."""
+        for failure in incidents:
+            if isinstance(failure, NotFinite):
+                self._not_finite[str(failure)] += 1
+                continue
             job = f"job {failure.job} of {failure.function}"
             self._rejected[job] += 1
             self._messages[job] = failure.exception

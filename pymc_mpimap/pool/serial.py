@@ -17,7 +17,7 @@ from typing import override
 import numpy as np
 from pytensor.configdefaults import config
 
-from pymc_mpimap.errors import JobFailure, MapRectWarning, ParallelSamplingError
+from pymc_mpimap.errors import Incident, MapRectWarning, ParallelSamplingError
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.assembly import Assembly, assemblies
 from pymc_mpimap.pool.base import Pool
@@ -80,14 +80,14 @@ class SerialPool(Pool):
             while len(self._plans) > _MOST_REMEMBERED:
                 self._plans.popitem(last=False)
         outputs: list[np.ndarray] = []
-        failures: list[JobFailure] = []
+        failures: list[Incident] = []
         for work, outcomes in plan.steps:
             failures += work.evaluate()
             outputs += [outcome() for outcome in outcomes]
         ended = time.perf_counter_ns()
         self._recorder.evaluated([ended - begun], ended)
         if failures:
-            self._recorder.rejected(failures)
+            self._recorder.noted(failures)
         self._recorder.gave(program, inputs, outputs)
         return outputs
 

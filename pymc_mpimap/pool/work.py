@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from enum import Enum
+from math import isfinite
 from time import perf_counter_ns
 from types import FrameType
 from typing import Any
@@ -21,12 +22,13 @@ import numpy as np
 from pytensor.configdefaults import config
 
 from pymc_mpimap.blocks import additions
-from pymc_mpimap.errors import JobError, JobFailure
+from pymc_mpimap.errors import Incident, JobError, NotFinite
 from pymc_mpimap.job.base import Job, Kernel, Thunk
 from pymc_mpimap.pool.failures import from_job
 from pymc_mpimap.pool.levels import Levels
 from pymc_mpimap.pool.share import Share, output_shapes
 from pymc_mpimap.signature import packed_offsets
+from pymc_mpimap.tally import TALLY
 
 __all__ = ["Work", "inside_job"]
 
@@ -108,6 +110,8 @@ class Work:
         self._evaluations = 0
         self._thunks: list[Thunk | None] = [None] * len(self._spent)
         self._levels: list[Levels] = []
+        # Which outputs are sums of values, and where those of the blocks are.
+        self._values: list[tuple[int, np.ndarray]] = []
         self._stores: list[tuple[Store, ...]] = list(
             zip(*(self._stored(k) for k in range(len(self.outputs))), strict=True)
         )
@@ -117,9 +121,17 @@ class Work:
         share, output, slot = self.share, self.outputs[k], self.share.map.job.outputs[k]
         blocks = range(share.low, share.high)
         size = output.dtype.itemsize * math.prod(output.shape[1:])
-        if not slot.per_job and len(blocks) >= _FEWEST and len(blocks) * size <= _IN_LEVELS:
+        # Of values, each block's sum is kept, to find out which jobs' are not finite.
+        value = not slot.per_job and slot.on_failure == -math.inf
+        if value and len(blocks) == 1:
+            self._values.append((k, output))
+        elif value or (
+            not slot.per_job and len(blocks) >= _FEWEST and len(blocks) * size <= _IN_LEVELS
+        ):
             levels = Levels(share.low, share.high, share.subtrees, output)
             self._levels.append(levels)
+            if value:
+                self._values.append((k, levels.blocks))
             rows = range(len(blocks))
             return [(How.COPY, levels.blocks[row : row + 1], ()) for row in rows]
         if slot.shapes is not None:
@@ -169,20 +181,21 @@ class Work:
                 self._thunk(*self.share.jobs(self.share.low))()
             _state.frame = outside
 
-    def evaluate(self) -> list[JobFailure]:
+    def evaluate(self) -> list[Incident]:
         """Evaluate the blocks into `outputs`.
 
         Returns
         -------
-        list of JobFailure
-            The jobs that raised and were rejected.
+        list of JobFailure or NotFinite
+            The jobs that raised and were rejected, and those whose values, only summed, are not
+            finite.
 
         Raises
         ------
         JobError
             If a job raised and the map says ``on_error="raise"``.
         """
-        failures: list[JobFailure] = []
+        failures: list[Incident] = []
         spent, thunks = self._spent, self._thunks
         self._evaluations += 1
         add, kept = np.add, self._kept
@@ -213,8 +226,7 @@ class Work:
                 ended = perf_counter_ns()
                 spent[k] += ended - begun
                 begun = ended
-            for levels in self._levels:
-                levels.add_up()
+            self._add_up(failures)
         finally:
             _state.frame = outside
         return failures
@@ -232,7 +244,7 @@ class Work:
                 parts.append(value[offsets[start] : offsets[end]])
         return compiled(self.share.map.job)(self.share.first + start, end - start, parts)
 
-    def _isolate(self, k: int, failed: BaseException, failures: list[JobFailure]) -> Sequence[Any]:
+    def _isolate(self, k: int, failed: BaseException, failures: list[Incident]) -> Sequence[Any]:
         """Find the jobs that raised in a block; raise the first, or let zeros stand in for them."""
         share = self.share
         start, end = share.jobs(share.low + k)
@@ -261,6 +273,42 @@ class Work:
             column = [result[i] for result in results]
             outputs.append(np.concatenate(column) if slot.per_job else sum(column[1:], column[0]))
         return outputs
+
+    def _add_up(self, failures: list[Incident]) -> None:
+        """Add up what was kept of the blocks, and look for values that are not finite."""
+        for levels in self._levels:
+            levels.add_up()
+        for i, sums in self._values:
+            if not all(map(isfinite, self.outputs[i].tolist())):
+                failures += self._not_finite(i, sums, failures)
+
+    def _not_finite(
+        self, i: int, sums: np.ndarray, rejected: Sequence[Incident]
+    ) -> list[NotFinite]:
+        """Return which of the jobs, whose values were only summed, have one that is not finite.
+
+        The jobs of a block are evaluated again, one by one: that is not counted.
+        """
+        share = self.share
+        known = {incident.job for incident in rejected}
+        found: list[NotFinite] = []
+        counted = TALLY.copy()
+        for block in np.flatnonzero(~np.isfinite(sums)).tolist():
+            start, end = share.jobs(share.low + block)
+            for j in range(start, end):
+                value = float(sums[block])
+                if end - start > 1:
+                    value = self._value(i, j)
+                if share.first + j not in known and not isfinite(value):
+                    found.append(NotFinite(share.map.job.name, share.first + j, str(value)))
+        np.subtract(TALLY, TALLY - counted, out=TALLY)
+        return found
+
+    def _value(self, i: int, j: int) -> float:
+        """Return what output `i` of one job is; zero if it raises, which is known by then."""
+        with contextlib.suppress(Exception, SystemExit):
+            return float(self._thunk(j, j + 1)()[i])
+        return 0.0
 
     def _stand_in(self, j: int) -> list[np.ndarray]:
         """Return what a rejected job gives: -inf as its value, zero as its derivatives."""

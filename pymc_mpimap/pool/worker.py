@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pymc_mpimap.errors import JobError, JobFailure, PoolError
+from pymc_mpimap.errors import Incident, JobError, JobFailure, PoolError
 from pymc_mpimap.pool.alarm import Alarm
 from pymc_mpimap.pool.failures import describe
 from pymc_mpimap.pool.head import Head
@@ -189,7 +189,7 @@ class _Worker:
         begun = perf_counter_ns()
         reply, status = self._plains[self.source], Status.FAILED
         head: Head | None = None
-        said: list[JobFailure] | list[Loss]
+        said: list[Incident] | list[Loss]
         try:
             inbox, program = self.inboxes[number], self.parts[number]
             if isinstance(program, JobFailure):
@@ -214,7 +214,7 @@ class _Worker:
             reply = self._plains[self.source] if without else part.reply
         self._send(reply, evaluation, status, spent, said)
 
-    def _evaluate_own(self, part: Part, inbox: Inbox) -> list[JobFailure]:
+    def _evaluate_own(self, part: Part, inbox: Inbox) -> list[Incident]:
         """Evaluate this rank's own jobs; print where it stands just before it is given up."""
         if self._alarm is None:
             return part.evaluate(inbox)
@@ -235,15 +235,16 @@ class _Worker:
             raise
 
     def _gather(
-        self, head: Head, evaluation: int, status: Status, spent: int, failures: list[JobFailure]
-    ) -> tuple[Status, int, list[JobFailure] | list[Loss]]:
+        self, head: Head, evaluation: int, status: Status, spent: int, failures: list[Incident]
+    ) -> tuple[Status, int, list[Incident] | list[Loss]]:
         try:
             gathered = head.gather(evaluation, status, spent, failures)
             # What has been counted below is to be sent as if it had been counted here.
             self._counted -= head.counts
         except BaseException as error:
             head.settle()
-            return Status.FAILED, spent, [self._failure(error, "gathering answers")]
+            failed: list[Incident] = [self._failure(error, "gathering answers")]
+            return Status.FAILED, spent, failed
         return gathered
 
     def _compile(self, number: int) -> None:

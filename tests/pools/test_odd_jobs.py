@@ -196,18 +196,21 @@ def counted(before):
 
 
 @in_modes("FAST_COMPILE", "NUMBA")
+@pytest.mark.parametrize("grain_size", [1, 3])
+@pytest.mark.parametrize("used", ["gathered", "summed"])
 @pytest.mark.parametrize("kind", ["traced", "numeric"])
-def test_values_that_are_not_finite_are_counted(kind, mode):
+def test_values_that_are_not_finite_are_counted(kind, used, grain_size, mode):
     """For each job, beside those that are rejected; derivatives are not looked at."""
-    name = f"{kind} in {mode}"
+    name = f"{kind} in {mode}, {used} by {grain_size}"
 
     def job(theta, own):
         return theta / own if kind == "traced" else (theta / own, np.nan)
 
     theta, own = pt.dscalar("theta"), pt.dvector("own", shape=(N,))
     work = job if kind == "traced" else numeric_job(job)
-    values = map_rect(work, theta, own, name=name, grain_size=3)
-    function = pytensor.function([theta, own], [values, pt.grad(values.sum(), theta)])
+    values = map_rect(work, theta, own, name=name, grain_size=grain_size)
+    outputs = [values if used == "gathered" else values.sum(), pt.grad(values.sum(), theta)]
+    function = pytensor.function([theta, own], outputs)
     before = current_pool().report().not_finite
     with np.errstate(all="ignore"):
         for theta_now, third, last in ((1.0, 2.0, 1.0), (1.0, 0.0, np.nan), (-1.0, 0.0, np.nan)):
@@ -215,7 +218,8 @@ def test_values_that_are_not_finite_are_counted(kind, mode):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)
                 result, _ = function(theta_now, given)
-                assert_same_bits(result, theta_now / given)
+                expected = theta_now / given
+                assert_same_bits(result, expected if used == "gathered" else expected.sum())
     assert counted(before) == {
         f"job 2 of {name}: inf": 1,
         f"job 2 of {name}: -inf": 1,
@@ -223,7 +227,8 @@ def test_values_that_are_not_finite_are_counted(kind, mode):
     }
 
 
-def test_vectors_that_are_not_finite_are_counted():
+@pytest.mark.parametrize("used", ["gathered", "summed"])
+def test_vectors_that_are_not_finite_are_counted(used):
     """Once a job, whatever the number of entries; lengths may be held or given."""
 
     @numeric_job(length=lambda k: k, derivatives=None)
@@ -233,14 +238,17 @@ def test_vectors_that_are_not_finite_are_counted():
     own = pt.dvector("own", shape=(4,))
     lengths = np.array([2, 0, 3, 1])
     given = pt.lvector("lengths", shape=(4,))
-    held = map_rect(vector, None, own, lengths, name="held")
-    asked = map_rect(vector, None, own, given, name="given")
-    function = pytensor.function([own, given], [held, asked])
+    held = map_rect(vector, None, own, lengths, name=f"held, {used}")
+    asked = map_rect(vector, None, own, given, name=f"given, {used}")
+    outputs = [held, asked] if used == "gathered" else [held.sum(), asked.sum()]
+    function = pytensor.function([own, given], outputs)
     before = current_pool().report().not_finite
     function(np.array([1.0, np.nan, -np.inf, np.nan]), lengths)
     function(np.array([1.0, np.nan, 1.0, 1.0]), lengths[::-1].copy())
-    names = [f"job {j} of {name}: {value}" for name in ("given", "held") for j, value in ODD_ENDS]
-    assert counted(before) == {**dict.fromkeys(names, 1), "job 1 of given: nan": 1}
+    names = [
+        f"job {j} of {name}, {used}: {value}" for name in ("given", "held") for j, value in ODD_ENDS
+    ]
+    assert counted(before) == {**dict.fromkeys(names, 1), f"job 1 of given, {used}: nan": 1}
 
 
 ODD_ENDS = ((2, "-inf"), (3, "nan"))

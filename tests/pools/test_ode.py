@@ -92,6 +92,17 @@ def test_failed_solves_are_nan_and_in_the_report():
     assert count == 2
     assert "solves failed" in str(after)
     assert np.isfinite(f(0.1, np.ones(4))[0]).all()
+    # Where the values are only summed, jobs are solved again to find the failed ones.
+    total = map_rect(explosion, theta, jobs, name="summed explosions", grain_size=2).sum()
+    f = pytensor.function([theta, jobs], total)
+    f(0.1, np.ones(4))
+    before = current_pool().report()
+    assert np.isnan(f(1.0, np.array([0.1, 3.0, 0.2, 4.0])))
+    after = current_pool().report()
+    assert after.solves - before.solves == 4
+    assert sum(after.failed_solves.values()) - sum(before.failed_solves.values()) == 2
+    odd = {name for name in after.not_finite if "summed explosions" in name}
+    assert odd == {f"job {j} of summed explosions: nan" for j in (1, 3)}
 
 
 def test_times_of_doses_that_are_asked_for_a_gradient_are_refused():
