@@ -96,11 +96,16 @@ def test_a_rank_that_comes_back_is_not_listened_to():
     assert returncode != 0, output
 
 
-def test_a_job_that_does_not_return():
-    """After three ranks it is given up, and what is left is sound. Each says where it stands."""
-    program = Program(3, "job hangs, limit", ranks=5, launcher=OPENMPI)
+@launched_by()
+def test_a_job_that_does_not_return(launcher):
+    """After three ranks it is given up, and what is left is sound. Each says where it stands.
+
+    MPICH would end all if they were ended: they are left alone, and all are aborted at the end.
+    """
+    program = Program(3, "job hangs, limit", ranks=5, launcher=launcher)
     returncode, output = program.end()
-    assert returncode == 0, output
+    assert "the end" in output, output
+    assert (returncode == 0) == (launcher is OPENMPI), output
     given_up = re.search(r"GAVE UP an evaluation is given up.*", output)
     assert given_up, output
     assert len(re.findall(r"within 1 s, with (the jobs \d+ to|job) 11 of job", given_up[0])) == 3
@@ -123,6 +128,21 @@ def test_a_job_that_ends_its_process():
     returncode, output = program.end(timeout=100)
     assert returncode == 0, output
     assert re.search(r"GAVE UP an evaluation is given up", output), output
+
+
+@pytest.mark.parametrize("how", ["two are killed", "job crashes"])
+def test_all_end_where_mpi_ends_them(how):
+    """MPICH's mpiexec says what ended the ranks; where it was a crash, the rank says where."""
+    program = Program(2, how, ranks=4, launcher=MPICH)
+    if "killed" in how:
+        program.strike(signal.SIGKILL, 1, 3)
+    returncode, output = program.end(timeout=20)
+    assert returncode != 0, output
+    assert "the end" not in output, output
+    if "killed" in how:
+        assert "KILLED BY SIGNAL: 9" in output or "Killed (signal 9)" in output, output
+    else:
+        assert re.search(r"faults.py.*line \d+ in job$", output, re.MULTILINE), output
 
 
 @pytest.mark.slow
