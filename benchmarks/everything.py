@@ -25,6 +25,7 @@ def commands(short: bool) -> dict[str, tuple[int, list[str]]]:
     return {
         "bench-2": (2, bench),
         "bench-4": (4, [*bench, "floor", "dispatch"]),
+        "layers-2": (2, ["benchmarks.layers", *(["--rounds", "5"] if short else [])]),
         "workloads-2": (2, work),
         "contest-2": (2, ["benchmarks.contest", *turns]),
         "waiting-2": (2, ["benchmarks.waiting", *(["--rounds", "30"] if short else [])]),

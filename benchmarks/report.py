@@ -131,6 +131,13 @@ def floors() -> str:
     return markdown(["", *sizes], rows)
 
 
+def layers() -> str:
+    """Return where the time of a gradient without work goes."""
+    found = read("layers-2")["layers"]
+    rows = [[row["name"], f"{row['median']:.1f} ({row['minimum']:.1f})"] for row in found]
+    return markdown(["", "us"], rows)
+
+
 def workloads() -> str:
     """Return the workloads that Stan was timed with."""
     rows = []
@@ -209,6 +216,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "goals": goals,
     "floor": floors,
     "dispatch": bench("dispatch"),
+    "layers": layers,
     "efficiency": bench("spin-1ms", "spin-5ms", "unequal-random", "unequal-sorted"),
     "cheap": bench("cheap"),
     "big": bench("big-shared", "big-jobs"),
