@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.hosts import Hosts
 from tests.launchers import MPICH, Launcher
 
 __all__ = ["SCRIPTS", "Started", "run", "words"]
@@ -53,7 +54,7 @@ _numbers = itertools.count()
 
 
 class Started:
-    """A program that has come so far as to print ``READY`` and the process id of its rank 0.
+    """A program that has come so far as to print ``READY``.
 
     Parameters
     ----------
@@ -61,7 +62,9 @@ class Started:
         One of the tests' scripts.
     *arguments : str
     ranks : int
+        On each host, where there are several.
     launcher : Launcher
+    hosts : Hosts, optional
     options : sequence of str
         More that mpiexec is given.
     env : mapping
@@ -81,6 +84,7 @@ class Started:
         *arguments: str,
         ranks: int = 3,
         launcher: Launcher = MPICH,
+        hosts: Hosts | None = None,
         options: Sequence[str] = (),
         env: Mapping[str, str] = os.environ,
     ):
@@ -91,22 +95,31 @@ class Started:
         self._lines: list[str] = []
         self._read = threading.Condition()
         self._ended = False
+        given = words(script, *arguments)
+        env = {**env, name: mark}
+        if hosts is None:
+            command = launcher.command(ranks, *given, options=options)
+            env = launcher.environment(env)
+        else:
+            command = hosts.command(launcher, ranks, *given, options=options)
+            env = hosts.environment(launcher, env)
         # Whoever started the tests, nohup for example, may have had it ignored.
         hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
         self.process = subprocess.Popen(
-            launcher.command(ranks, *words(script, *arguments), options=options),
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=launcher.environment({**env, name: mark}),
+            env=env,
             start_new_session=True,
         )
         signal.signal(signal.SIGHUP, hangup)
         self._reader = threading.Thread(target=self._read_all, daemon=True)
         self._reader.start()
         try:
-            self.controller = int(self.said(r"READY (\d+)")[1])
+            self.said("READY")
+            self.controller = self.rank(0)
         except BaseException:
             self.kill()
             raise
@@ -136,28 +149,39 @@ class Started:
 
     def processes(self) -> list[int]:
         """Return the process ids of all that still runs, the launcher's own included."""
-        return [pid for pid, _ in self._found()]
+        return [pid for pid, _, _ in self._found()]
 
     def ranks(self) -> list[int]:
         """Return the process ids of all ranks that still run."""
-        return [pid for pid, command in self._found() if self._script in command]
+        return [pid for pid, command, _ in self._found() if self._script in command]
+
+    def rank(self, number: int) -> int:
+        """Return the process id of a rank that still runs."""
+        names = {f"{name}={number}".encode() for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK")}
+        return next(
+            pid
+            for pid, command, environment in self._found()
+            if self._script in command and names & environment
+        )
 
     def workers(self) -> list[int]:
         """Return the process ids of all ranks that still run, but that of rank 0."""
         return [pid for pid in self.ranks() if pid != self.controller]
 
-    def _found(self) -> list[tuple[int, bytes]]:
+    def _found(self) -> list[tuple[int, bytes, set[bytes]]]:
+        """Return all processes: number, command if it is Python's, environment at the start."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 # What has ended, and is only not waited for yet, has no environment.
-                if self._mark not in (folder / "environ").read_bytes().split(b"\0"):
+                environment = set((folder / "environ").read_bytes().split(b"\0"))
+                if self._mark not in environment:
                     continue
                 python = "python" in (folder / "exe").readlink().name
                 command = (folder / "cmdline").read_bytes() if python else b""
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
-            found.append((int(folder.name), command))
+            found.append((int(folder.name), command, environment))
         return sorted(found)
 
     def end(self, timeout: float = 60.0) -> tuple[int, str]:

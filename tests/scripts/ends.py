@@ -29,7 +29,7 @@ with pymc_mpimap.MPIPool() as pool:
     function = pytensor.function([theta], pymc_mpimap.map_rect(job, theta, np.arange(6.0)))
     function(1.0)
     try:  # From here on, a signal can come.
-        print("READY", os.getpid(), flush=True)
+        print("READY", flush=True)
         while how == "evaluates and is interrupted":
             function(1.0)
     except KeyboardInterrupt:
