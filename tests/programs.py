@@ -50,6 +50,9 @@ def run(
     )
 
 
+_NUMBERS = (b"PMI_RANK", b"OMPI_COMM_WORLD_RANK")
+"""The variables in which launchers tell a process its rank."""
+
 _numbers = itertools.count()
 
 
@@ -74,8 +77,6 @@ class Started:
     process : subprocess.Popen
         What was started: mpiexec. It leads a process group of its own, all ranks included that the
         launcher leaves in it.
-    controller : int
-        Process id of rank 0.
     """
 
     def __init__(
@@ -119,7 +120,6 @@ class Started:
         self._reader.start()
         try:
             self.said("READY")
-            self.controller = self.rank(0)
         except BaseException:
             self.kill()
             raise
@@ -149,38 +149,35 @@ class Started:
 
     def processes(self) -> list[int]:
         """Return the process ids of all that still runs, the launcher's own included."""
-        return [pid for pid, _, _ in self._found()]
+        return [pid for pid, *_ in self._found()]
 
-    def ranks(self) -> list[int]:
-        """Return the process ids of all ranks that still run."""
-        return [pid for pid, command, _ in self._found() if self._script in command]
-
-    def rank(self, number: int) -> int:
-        """Return the process id of a rank that still runs."""
-        names = {f"{name}={number}".encode() for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK")}
-        return next(
-            pid
-            for pid, command, environment in self._found()
-            if self._script in command and names & environment
-        )
+    def ranks(self) -> dict[int, int]:
+        """Return the process ids of all ranks that still run, by the ranks' numbers."""
+        ranks = {}
+        for pid, command, environment in self._found():
+            if self._script in command:
+                number = next(n for name in _NUMBERS if (n := environment.get(name)) is not None)
+                ranks[int(number)] = pid
+        return ranks
 
     def workers(self) -> list[int]:
         """Return the process ids of all ranks that still run, but that of rank 0."""
-        return [pid for pid in self.ranks() if pid != self.controller]
+        return [pid for rank, pid in self.ranks().items() if rank > 0]
 
-    def _found(self) -> list[tuple[int, bytes, set[bytes]]]:
+    def _found(self) -> list[tuple[int, bytes, dict[bytes, bytes]]]:
         """Return all processes: number, command if it is Python's, environment at the start."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 # What has ended, and is only not waited for yet, has no environment.
-                environment = set((folder / "environ").read_bytes().split(b"\0"))
-                if self._mark not in environment:
+                entries = (folder / "environ").read_bytes().split(b"\0")
+                if self._mark not in entries:
                     continue
                 python = "python" in (folder / "exe").readlink().name
                 command = (folder / "cmdline").read_bytes() if python else b""
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
+            environment = dict(entry.split(b"=", 1) for entry in entries if b"=" in entry)
             found.append((int(folder.name), command, environment))
         return sorted(found)
 

@@ -15,10 +15,13 @@ import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pymc_mpimap.errors import PoolError
 from pymc_mpimap.pool.commons import neighbours
 from pymc_mpimap.pool.controller import Controller
 from pymc_mpimap.pool.doorbell import Doorbell
+from pymc_mpimap.pool.launcher import end_launcher, end_launcher_later
 from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.loss import Loss, Lost
 from pymc_mpimap.pool.meeting import meet
@@ -26,6 +29,7 @@ from pymc_mpimap.pool.output import drain
 from pymc_mpimap.pool.portrait import Place
 from pymc_mpimap.pool.staff import Staff
 from pymc_mpimap.pool.wait import Patience
+from pymc_mpimap.pool.watchdog import Watchdog, addresses, connected
 from pymc_mpimap.pool.worker import serve
 
 __all__ = ["Crew", "join"]
@@ -35,6 +39,15 @@ _ABORTING = 5.0
 
 STOP_TIMEOUT = 1.0
 """Seconds that workers get to hear of the end before they are aborted."""
+
+OUT_OF_REACH = 900.0
+"""Seconds after which a rank ends that is cut off from rank 0: by then TCP gives up, too."""
+
+SHORTLY_OUT_OF_REACH = 10.0
+"""Seconds for which that may be so at least, whatever the pool's time limit is."""
+
+_PARTING = 5.0
+"""Seconds that mpiexec gets to end after the ranks, before it is ended."""
 
 # A child that finds these would take itself for a rank of this job and hang or abort.
 _LAUNCHER_VARIABLES = (
@@ -56,6 +69,10 @@ class Crew:
         Who has it may talk to the other ranks: all pools of the crew take turns.
     survives : bool
         Whether MPI and its launcher leave the other ranks alone when one dies.
+    addresses : frozenset of str
+        Of rank 0's host, where MPI connects to it by TCP.
+    blind : tuple of int
+        The ranks that cannot find out that they are cut off from rank 0.
     lost : bool
         Whether a rank was lost: MPI must then not be finalized, which can hang.
     """
@@ -67,6 +84,8 @@ class Crew:
     patience: Patience
     near: frozenset[int]
     survives: bool
+    addresses: frozenset[str]
+    blind: tuple[int, ...]
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     left: bool = False
     lost: bool = False
@@ -91,26 +110,55 @@ class Crew:
 
     def _dismiss(self, loss: Loss) -> bool:
         """End a rank that does not answer, if the others survive it; say whether it could be."""
-        place = self.places[loss.rank]
-        if not self.survives or place.space != self.places[0].space:
+        if not self.survives or self._far(loss.rank):
             return False
         with contextlib.suppress(ProcessLookupError):
-            os.kill(place.pid, signal.SIGKILL)
+            os.kill(self.places[loss.rank].pid, signal.SIGKILL)
         return True
+
+    def _far(self, rank: int) -> bool:
+        """Whether a rank's process cannot be seen from rank 0, as on another host."""
+        return self.places[rank].space != self.places[0].space
 
     def serve(self) -> None:
         """Work for the controller until it says stop; end with it if it dies."""
+        limit = self.patience.limit
+        watchdog = Watchdog(
+            None if self._far(self.comm.rank) else self.places[0].pid,
+            self.addresses,
+            OUT_OF_REACH if limit is None else max(limit, SHORTLY_OUT_OF_REACH),
+            self._without_controller,
+        )
         try:
             self.lost = serve(self.comm, self.patience, self.comm.rank, self.seal)
         except Lost as lost:
-            sys.stderr.write(
-                f"pymc_mpimap: rank {self.comm.rank} on {self.hosts[self.comm.rank]} ends, because "
-                f"rank 0 on {self.hosts[0]} {lost.losses[0].how}\n"
-            )
-            _abort(self, 1)
+            watchdog.call_off()
+            self._without_controller(lost.losses[0].how)
+        watchdog.call_off()
         self.left = True
         # A worker has nothing left to do: looking for garbage at Python's end takes half a second.
         gc.freeze()
+
+    def _without_controller(self, how: str, cut_off: bool = False) -> None:
+        """End this rank, and what else can be reached from here."""
+        try:
+            sys.stderr.write(
+                f"pymc_mpimap: rank {self.comm.rank} on {self.hosts[self.comm.rank]} ends, because "
+                f"rank 0 on {self.hosts[0]} {how}\n"
+            )
+            if cut_off:
+                drain()
+                end_launcher()
+            else:
+                _abort(self, 1)
+        finally:  # Whoever would read the message may be gone.
+            os._exit(1)
+
+    def end_launcher(self) -> None:
+        """See to it that mpiexec ends also where a host cannot be reached."""
+        losses = () if self._controller is None else self._controller.staff.schedule.losses
+        if any(self._far(loss.rank) for loss in losses):
+            end_launcher_later(_PARTING)
 
 
 _crews: list[Crew] = []
@@ -159,6 +207,10 @@ def join(comm: Any, timeout: float) -> Crew:
         raise
     comm = base.Dup()
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    reachable: frozenset[str] = comm.bcast(addresses())
+    blind = np.zeros(comm.size, dtype=np.uint8)
+    far = places[comm.rank].space != places[0].space
+    comm.Allgather(np.array([far and not connected(reachable)], dtype=np.uint8), blind)
     crew = Crew(
         base,
         comm,
@@ -167,6 +219,8 @@ def join(comm: Any, timeout: float) -> Crew:
         Patience(bell=Doorbell.hang(node, comm.rank, comm.size)),
         neighbours(node, comm.rank),
         survives=_survives(MPI),
+        addresses=reachable,
+        blind=tuple(np.flatnonzero(blind).tolist()),
     )
     node.Free()
     _crews.append(crew)
@@ -237,6 +291,7 @@ def _end_together(crew: Crew) -> None:
             if crew.comm.rank > 0 or not _stopped(crew):
                 _abort(crew, crew.exit_code)
             crew.lost = bool(crew.controller().staff.schedule.losses)
+            crew.end_launcher()
 
     def on_signal(number: int, _frame: Any) -> None:
         if os.getpid() == pid:
@@ -283,6 +338,7 @@ def _stopped(crew: Crew) -> bool:
 
 def _abort(crew: Crew, code: int) -> None:
     drain()
+    crew.end_launcher()
     # The launcher may be gone, or be waiting for this process to end.
     faulthandler.unregister(signal.SIGALRM)
     with contextlib.suppress(ValueError):  # Not in the main thread: then it is as it was.

@@ -165,6 +165,14 @@ class MPIPool(Pool):
                     MapRectWarning,
                     stacklevel=2,
                 )
+            if self._time_limit is not None and crew.blind:
+                warnings.warn(
+                    f"the ranks {list(crew.blind)} cannot find out when they are cut off from "
+                    "rank 0, as MPI does not connect them by TCP: they may then have to be ended "
+                    "by hand",
+                    MapRectWarning,
+                    stacklevel=2,
+                )
         self._pid = os.getpid()
         self._open = True
         os.environ[POOL_OWNER] = str(self._pid)

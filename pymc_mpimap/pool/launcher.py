@@ -1,0 +1,75 @@
+"""The launcher's processes above this rank: mpiexec, or what it has on this host.
+
+Where a host cannot be reached, they wait without an end: mpiexec for the ranks there, and what it
+has there for orders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["end_launcher", "end_launcher_later"]
+
+# A batch system's process, which may be above a rank too, sees to its end by itself.
+_NAMES = {"hydra_pmi_proxy", "mpiexec", "mpiexec.hydra", "prted", "prterun", "prte"}
+
+
+def _above() -> Iterator[int]:
+    """Yield the process ids of the launcher's processes, from this rank upwards."""
+    pid = os.getppid()
+    with contextlib.suppress(OSError):
+        while Path(f"/proc/{pid}/comm").read_text().strip() in _NAMES:
+            yield pid
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def end_launcher() -> None:
+    """End what the launcher has on this host."""
+    for pid in list(_above()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def end_launcher_later(seconds: float) -> None:
+    """See to it that the launcher is gone so many seconds from now, whoever is gone by then."""
+    above = [str(pid) for pid in _above()]
+    if above:
+        subprocess.Popen(  # noqa: S603 # this interpreter and this file
+            [sys.executable, "-I", "-S", __file__, str(seconds), *above],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def _children(pid: int) -> list[int]:
+    """Return what a process has started: for mpiexec, ssh to each host."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def _end_at(deadline: float, pid: int) -> None:
+    with contextlib.suppress(OSError):
+        process = os.pidfd_open(pid)
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
+            children = _children(pid)
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    deadline = time.monotonic() + float(sys.argv[1])
+    for launcher in sys.argv[2:]:
+        _end_at(deadline, int(launcher))
