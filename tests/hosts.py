@@ -58,7 +58,7 @@ class Hosts:
     Raises
     ------
     RuntimeError
-        On entering, if this process may not make hosts, or a program is missing for it.
+        On entering, if hosts cannot be made here: why.
     """
 
     def __init__(self, n: int = 3):
@@ -109,19 +109,23 @@ class Hosts:
             ["unshare", *spaces, "sh", "-ec", _START, "sh", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         self._running.append(process)
         assert process.stdout is not None
+        assert process.stderr is not None
         if process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"the host {name} could not be made: see what was printed above")
+            said = process.stderr.read().strip()
+            raise RuntimeError(f"the host {name} could not be made: {said}")
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         return int(children.split()[0])
 
     def _end(self) -> None:
         for process in self._running:
             # Its end of the pipe ends the host's first process, and with it all others there.
-            process.communicate()
+            _, said = process.communicate()
+            sys.stderr.write(said)
         shutil.rmtree(self._folder)
 
     def command(

@@ -155,9 +155,9 @@ class Started:
         """Return the process ids of all ranks that still run, by the ranks' numbers."""
         ranks = {}
         for pid, command, environment in self._found():
-            if self._script in command:
-                number = next(n for name in _NUMBERS if (n := environment.get(name)) is not None)
-                ranks[int(number)] = pid
+            for name in _NUMBERS:
+                if self._script in command and name in environment:
+                    ranks[int(environment[name])] = pid
         return ranks
 
     def workers(self) -> list[int]:
@@ -181,11 +181,19 @@ class Started:
             found.append((int(folder.name), command, environment))
         return sorted(found)
 
-    def end(self, timeout: float = 60.0) -> tuple[int, str]:
-        """Wait for the program and all its processes; return exit status and output."""
+    def end(self, timeout: float = 60.0, straggling: float = END) -> tuple[int, str]:
+        """Wait for the program and all its processes; return exit status and output.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds that it may take.
+        straggling : float
+            Seconds within which all of its processes must be gone after that.
+        """
         try:
             self.process.wait(timeout)
-            left = self.left(END)
+            left = self.left(straggling)
             assert not left, f"processes were left running: {left}\n{self.output}"
         finally:
             self.kill()

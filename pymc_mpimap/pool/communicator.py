@@ -35,7 +35,7 @@ from pymc_mpimap.pool.worker import serve
 __all__ = ["Crew", "join"]
 
 _ABORTING = 5.0
-"""Seconds that MPI gets to abort the job, before this process ends by a signal."""
+"""Seconds that ending takes at most, before this process ends by a signal."""
 
 STOP_TIMEOUT = 1.0
 """Seconds that workers get to hear of the end before they are aborted."""
@@ -147,18 +147,21 @@ class Crew:
                 f"rank 0 on {self.hosts[0]} {how}\n"
             )
             if cut_off:
+                _end_soon()
                 drain()
                 end_launcher()
             else:
+                if self._far(self.comm.rank):  # From there, mpiexec may be out of reach, too.
+                    end_launcher_later(_PARTING)
                 _abort(self, 1)
         finally:  # Whoever would read the message may be gone.
             os._exit(1)
 
-    def end_launcher(self) -> None:
+    def end_launcher(self, *, after_this_process: bool) -> None:
         """See to it that mpiexec ends also where a host cannot be reached."""
         losses = () if self._controller is None else self._controller.staff.schedule.losses
         if any(self._far(loss.rank) for loss in losses):
-            end_launcher_later(_PARTING)
+            end_launcher_later(_PARTING, after_this_process=after_this_process)
 
 
 _crews: list[Crew] = []
@@ -291,7 +294,7 @@ def _end_together(crew: Crew) -> None:
             if crew.comm.rank > 0 or not _stopped(crew):
                 _abort(crew, crew.exit_code)
             crew.lost = bool(crew.controller().staff.schedule.losses)
-            crew.end_launcher()
+            crew.end_launcher(after_this_process=True)
 
     def on_signal(number: int, _frame: Any) -> None:
         if os.getpid() == pid:
@@ -338,10 +341,15 @@ def _stopped(crew: Crew) -> bool:
 
 def _abort(crew: Crew, code: int) -> None:
     drain()
-    crew.end_launcher()
+    crew.end_launcher(after_this_process=False)
     # The launcher may be gone, or be waiting for this process to end.
+    _end_soon()
+    crew.comm.Abort(code)
+
+
+def _end_soon() -> None:
+    """Let the system end this process in a while, whatever it is waiting for then."""
     faulthandler.unregister(signal.SIGALRM)
     with contextlib.suppress(ValueError):  # Not in the main thread: then it is as it was.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, _ABORTING)
-    crew.comm.Abort(code)

@@ -38,12 +38,20 @@ def end_launcher() -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def end_launcher_later(seconds: float) -> None:
-    """See to it that the launcher is gone so many seconds from now, whoever is gone by then."""
+def end_launcher_later(seconds: float, *, after_this_process: bool = False) -> None:
+    """See to it that the launcher is gone so many seconds from now, whoever is gone by then.
+
+    Parameters
+    ----------
+    seconds : float
+    after_this_process : bool
+        Whether they count from this process's end, which may take its time.
+    """
     above = [str(pid) for pid in _above()]
     if above:
+        first = str(os.getpid() if after_this_process else 0)
         subprocess.Popen(  # noqa: S603 # this interpreter and this file
-            [sys.executable, "-I", "-S", __file__, str(seconds), *above],
+            [sys.executable, "-I", "-S", __file__, str(seconds), first, *above],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -57,19 +65,31 @@ def _children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
+def _ended(process: int, seconds: float | None = None) -> bool:
+    """Wait for the end of a process, that of this pidfd; say whether it has come."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else 1000 * seconds))
+
+
 def _end_at(deadline: float, pid: int) -> None:
     with contextlib.suppress(OSError):
         process = os.pidfd_open(pid)
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
+        if not _ended(process, max(0.0, deadline - time.monotonic())):
             children = _children(pid)
             signal.pidfd_send_signal(process, signal.SIGKILL)
             for child in children:
                 os.kill(child, signal.SIGKILL)
 
 
+def _main(seconds: str, first: str, *above: str) -> None:
+    if int(first):
+        with contextlib.suppress(OSError):
+            _ended(os.pidfd_open(int(first)))
+    deadline = time.monotonic() + float(seconds)
+    for pid in above:
+        _end_at(deadline, int(pid))
+
+
 if __name__ == "__main__":
-    deadline = time.monotonic() + float(sys.argv[1])
-    for launcher in sys.argv[2:]:
-        _end_at(deadline, int(launcher))
+    _main(*sys.argv[1:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,7 +13,7 @@ from pymc_mpimap.pool.loss import Loss, Lost
 from pymc_mpimap.pool.protocol import Command
 from pymc_mpimap.pool.report import Recorder
 from pymc_mpimap.pool.schedule import Schedule, Step
-from pymc_mpimap.pool.wait import Patience
+from pymc_mpimap.pool.wait import Patience, clock
 
 __all__ = ["Countdown", "Staff", "countdown"]
 
@@ -30,8 +29,8 @@ def countdown(timeout: float | None) -> Countdown:
     """Return what says how much is left of a time that begins now."""
     if timeout is None:
         return _unlimited
-    deadline = time.perf_counter() + timeout
-    return lambda: max(0.0, deadline - time.perf_counter())
+    deadline = clock() + timeout
+    return lambda: max(0.0, deadline - clock())
 
 
 class Staff:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pymc_mpimap.pool.doorbell import Doorbell
 
-__all__ = ["SPIN", "Patience", "wait_until"]
+__all__ = ["SPIN", "Patience", "clock", "wait_until"]
 
 SPIN = 10e-3
 """Seconds: longer than a sampler's own work between two gradients, see docs/performance.md."""
@@ -57,6 +57,32 @@ _LONGEST_NAP = 50e-3
 """Seconds: where a bell wakes. Only if the bell fails is it waited so long."""
 
 
+_STOPPED = 1.0
+"""Seconds without a look at the clock while waiting: this process was stopped, or had no core."""
+
+
+class _Clock:
+    """Seconds in which this process could have heard of others.
+
+    Those in which it was stopped (Ctrl-Z) are left out: nobody has been late by them.
+    """
+
+    def __init__(self) -> None:
+        self._looked = time.perf_counter()
+        self._left_out = 0.0
+
+    def __call__(self) -> float:
+        now = time.perf_counter()
+        if now - self._looked > _STOPPED:
+            self._left_out += now - self._looked
+        self._looked = now
+        return now - self._left_out
+
+
+clock = _Clock()
+"""What deadlines are told by."""
+
+
 def wait_until(
     done: Callable[[], bool],
     patience: Patience,
@@ -82,7 +108,7 @@ def wait_until(
     """
     if done():
         return True
-    deadline = None if timeout is None else time.perf_counter() + timeout
+    deadline = None if timeout is None else clock() + timeout
     while True:
         spin_until = time.perf_counter() + patience.spin
         while time.perf_counter() < spin_until:
@@ -104,7 +130,7 @@ def wait_until(
 def _wait_asleep(done: Callable[[], bool], deadline: float | None) -> bool:
     sleep = _FIRST_SLEEP
     while not done():
-        if deadline is not None and time.perf_counter() > deadline:
+        if deadline is not None and clock() > deadline:
             return False
         time.sleep(sleep)
         sleep = min(sleep * _GROWTH, _LONGEST_SLEEP)
@@ -116,7 +142,7 @@ def _wait_for_bell(done: Callable[[], bool], deadline: float | None, bell: Doorb
     while not done():
         nap = _LONGEST_NAP
         if deadline is not None:
-            nap = min(nap, deadline - time.perf_counter())
+            nap = min(nap, deadline - clock())
             if nap <= 0:
                 return False
         if bell.sleep(nap):

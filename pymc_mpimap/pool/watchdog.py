@@ -57,7 +57,8 @@ class Watchdog:
         self._pid, self._addresses, self._limit, self._gone = pid, addresses, limit, gone
         self._called_off = threading.Event()
         watch = self._watch_network if pid is None else self._watch_process
-        threading.Thread(target=watch, name="watchdog", daemon=True).start()
+        self._thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+        self._thread.start()
 
     def call_off(self) -> None:
         """Let rank 0 go, as it has said that it will."""
@@ -136,8 +137,11 @@ def _host(address: tuple[str, int]) -> str:
 def _probe(connection: socket.socket, interval: float) -> None:
     """Have the system ask the other host for a sign of life, wherever there was none for long."""
     seconds = max(1, round(interval))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
+    asks = connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+        # MPI may ask more often, to find out itself.
+        if not asks or connection.getsockopt(socket.IPPROTO_TCP, option) > seconds:
+            connection.setsockopt(socket.IPPROTO_TCP, option, seconds)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
