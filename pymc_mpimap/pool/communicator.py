@@ -141,13 +141,13 @@ class Crew:
 
     def _without_controller(self, how: str, cut_off: bool = False) -> None:
         """End this rank, and what else can be reached from here."""
+        _end_soon()
         try:
             sys.stderr.write(
                 f"pymc_mpimap: rank {self.comm.rank} on {self.hosts[self.comm.rank]} ends, because "
                 f"rank 0 on {self.hosts[0]} {how}\n"
             )
             if cut_off:
-                _end_soon()
                 drain()
                 end_launcher()
             else:
