@@ -330,7 +330,10 @@ def _stopped(crew: Crew) -> bool:
     if not crew.lock.acquire(timeout=STOP_TIMEOUT):
         return False
     try:
-        return crew.controller().staff.stop(STOP_TIMEOUT)
+        staff = crew.controller().staff
+        if staff.at_large and not crew.survives:
+            return False  # A worker that ends before the abort would decide on mpiexec's status.
+        return staff.stop(STOP_TIMEOUT)
     except Exception:
         # Whatever it was, nobody may be left waiting.
         traceback.print_exc()

@@ -55,6 +55,8 @@ class Staff:
     schedule : Schedule
     limit : float or None
         Seconds that may pass until the ranks have answered what was asked last.
+    at_large : set of int
+        The ranks that are lost, and may still run.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Staff:
         self._alarm: Alarm | None = None
         self._replace, self._dismiss = replace, dismiss
         self._taken = 0
-        self._at_large: set[int] = set()
+        self.at_large: set[int] = set()
         # MPI may still write to their buffers.
         self._lost_links: list[Link] = []
 
@@ -103,7 +105,7 @@ class Staff:
         for loss in losses:
             self.schedule.lost(loss)
             if loss.silent and not self._dismiss(loss):
-                self._at_large.add(loss.rank)
+                self.at_large.add(loss.rank)
 
     def get_ready(self, forget: Callable[[int], None], recorder: Recorder) -> None:
         """Do what must be done before something can be asked.
@@ -200,4 +202,4 @@ class Staff:
         with Uninterrupted():
             self._ask(Command.STOP, timeout, left)
             self.schedule.stop()
-        return not self._at_large
+        return not self.at_large
