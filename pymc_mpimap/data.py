@@ -60,6 +60,13 @@ def _frozen(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return one array, read-only as they are: numba compiles anew for one that is not."""
+    whole = np.concatenate(arrays)
+    whole.flags.writeable = False
+    return whole
+
+
 def _nobody_writes(array: np.ndarray) -> bool:
     """Whether an array, and what it is a view of, are read-only; files are, opened so."""
     base: Any = array
@@ -196,7 +203,7 @@ class StackedData(JobParts):
     @override
     def _joined(self, parts: Sequence[Self]) -> Self:
         whole = self._part(parts[0].first)
-        whole.values = np.concatenate([part.values for part in parts])
+        whole.values = _concatenated([part.values for part in parts])
         return whole
 
     @override
@@ -233,7 +240,7 @@ class PackedData(JobParts):
     @override
     def _joined(self, parts: Sequence[Self]) -> Self:
         whole = self._part(parts[0].first)
-        whole.flat = np.concatenate([part.flat for part in parts])
+        whole.flat = _concatenated([part.flat for part in parts])
         sizes = np.concatenate([np.diff(part.offsets) for part in parts])
         whole.offsets = np.concatenate([[0], np.cumsum(sizes)])
         return whole

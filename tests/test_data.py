@@ -74,10 +74,15 @@ def test_same_values_divided_otherwise_are_other_data():
     )
 
 
-def test_data_are_read_only():
-    for data in (MAKE["shared"]().value, MAKE["stacked"]().values, MAKE["packed"]().flat):
+@pytest.mark.parametrize("kind", ["shared", "stacked", "packed"])
+def test_data_are_read_only(kind):
+    """Also when they have moved: to numba, arrays that can be written to are of another type."""
+    data = MAKE[kind]()
+    travelled = pickle.loads(pickle.dumps(data.owned(2, 4), protocol=5))
+    moved = travelled.moved(1, 5, [data.owned(1, 2), data.owned(4, 5)])
+    for held in (data, travelled, moved):
         with pytest.raises(ValueError, match="read-only"):
-            data[0] = 1.0
+            held.block(2, 4)[0] = 1.0
 
 
 def test_what_nobody_can_write_to_is_not_copied(tmp_path):
