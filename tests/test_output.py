@@ -61,6 +61,15 @@ def test_last_words(how):
         assert re.search(r'prints\.py", line \d+ in job', result.stderr)
 
 
+@pytest.mark.mpi
+def test_where_rank_0_crashes():
+    """Its jobs crash as those of others do, and so does what else it runs."""
+    result = run("crashes on rank 0")
+    assert result.returncode != 0
+    assert "Fatal Python error: Segmentation fault" in result.stderr
+    assert re.search(r'prints\.py", line \d+ in job', result.stderr)
+
+
 @pytest.fixture
 def pipe():
     """Return a marked stream, and a function that reads what it has passed on."""

@@ -94,10 +94,10 @@ def print_whole_lines(rank: int) -> None:
             stream = getattr(sys, name)
             if isinstance(stream, io.TextIOWrapper):  # If not, it is something of the user's own.
                 setattr(sys, name, _marked_stream(stream, rank))
-        if not faulthandler.is_enabled() and sys.__stderr__ is not None:
-            # Where a job crashed in compiled code is known to nobody else.
-            with contextlib.suppress(OSError, ValueError):
-                faulthandler.enable(sys.__stderr__)
+    if not faulthandler.is_enabled() and sys.__stderr__ is not None:
+        # Where a job crashed in compiled code is known to nobody else.
+        with contextlib.suppress(OSError, ValueError):
+            faulthandler.enable(sys.__stderr__)
     _end_lines_in_c()
 
 

@@ -31,6 +31,10 @@ def job(theta, own):
         print()
         if number == 5:
             print("never ended", end="", flush=True)
+    elif how == "crashes on rank 0":
+        if number == 0:
+            ctypes.string_at(0)
+        threading.Event().wait(60)  # until rank 0 is gone
     elif number == 5:
         print("the last word")
         print("the last error", file=sys.stderr)
