@@ -82,6 +82,15 @@ def test_a_rank_that_is_stopped_is_named_and_ended(how):
     assert output.count(" did not answer") == 2, output
 
 
+def test_ranks_that_load_data_for_the_jobs_of_another_have_the_time():
+    """With a limit of 1 s, and 1.2 s for the data of each job."""
+    program = Program(1, "limit, loads", launcher=OPENMPI)
+    program.strike(signal.SIGKILL, 2)
+    returncode, output = program.end()
+    assert returncode == 0, output
+    assert "did not answer" not in output, output
+
+
 def test_a_rank_that_comes_back_is_not_listened_to():
     """MPICH would end all if the rank were: it is left alone, and goes on when it is continued."""
     program = Program(1, "limit, comes back", launcher=MPICH)

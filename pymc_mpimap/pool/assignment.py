@@ -55,7 +55,8 @@ class Assignment:
     height : int
         How many levels of ranks are below those, at most.
     warm : bool
-        Whether all ranks have evaluated it, on inputs of these shapes, and so compiled it.
+        Whether all ranks have evaluated it, on inputs of these shapes, and so compiled it and
+        loaded their data.
     spent : list of (tuple of int, array)
         Where the ranks of branches say how long they were busy.
     works : list of Work

@@ -296,7 +296,8 @@ class Controller:
         """Tell ranks which jobs are theirs, without the data that they have for other programs."""
         others = [other for other in self._assignments.values() if other is not assignment]
         for rank, order in assignment.deal.orders(ranks):
-            assignment.warm &= not isinstance(order, Define)
+            if isinstance(order, Define) or (assignment.deal.loads and any(order.gained)):
+                assignment.warm = False
             known = set[Key]().union(*(other.deal.known(rank) for other in others))
             self.staff.links[rank - 1].order(assignment.number, order, known)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
+from pymc_mpimap.local_data import LocalData
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.parcel import Key, keys_of
 from pymc_mpimap.pool.portrait import loaded_sources
@@ -168,6 +170,12 @@ class Deal:
             for share in self._told.get(rank, ())
             for held in share.map.owned(share.first, share.last).data
         )
+
+    @cached_property
+    def loads(self) -> bool:
+        """Whether a rank loads data itself when it gets a job."""
+        held = (held for m in self.program.maps for held in m.data)
+        return any(isinstance(each, LocalData) for each in held)
 
     @property
     def undefined(self) -> bool:

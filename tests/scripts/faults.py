@@ -36,12 +36,28 @@ def job(theta, own):
 
 
 @mpimap.numeric_job(derivatives=None)
+def loading(theta, _own, loaded):
+    return float(theta.sum() * loaded)
+
+
+def slowly(own):
+    """Load what a job reads, in more time than there is for an evaluation."""
+    time.sleep(1.2)
+    return np.array(float(own))
+
+
+@mpimap.numeric_job(derivatives=None)
 def process(theta, own):
     return float(os.getpid())
 
 
 theta = pt.dvector("theta")
-function = pytensor.function([theta], mpimap.map_rect(job, theta, np.arange(float(N_JOBS))))
+jobs = [np.arange(float(N_JOBS))]
+if "loads" in how:
+    N_JOBS, jobs = 4, [4, mpimap.local(slowly)]
+function = pytensor.function(
+    [theta], mpimap.map_rect(loading if "loads" in how else job, theta, *jobs)
+)
 size = 100_000 if "large" in how else 3
 with mpimap.MPIPool(
     time_limit=1.0 if "limit" in how else None, on_loss="end" if "ends" in how else "continue"
