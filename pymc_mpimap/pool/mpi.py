@@ -52,8 +52,8 @@ class MPIPool(Pool):
     time_limit : float or None
         Seconds that a rank may take longer than rank 0 for an evaluation. Who takes longer is lost:
         a job of it never returns, its process is stopped, or its host is cut off. Ten minutes at
-        least where it has to compile or to load `local` data. By default there is no limit. Ranks of
-        other hosts end when rank 0's was out of reach for so long, and for ten seconds at least.
+        least where it has to compile or to load `local` data. By default there is no limit. Ranks
+        of other hosts end when rank 0's was out of reach for so long, and for ten seconds at least.
     on_loss : {"continue", "end"}
         What follows when a rank is lost: the others do its jobs, with the same results, or an
         error is raised. Where MPI ends all ranks when one dies, as MPICH does, and Open MPI without
