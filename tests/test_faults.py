@@ -131,12 +131,16 @@ def test_a_job_of_rank_0_that_does_not_return(launcher):
     assert re.search(r"faults.py.*line \d+ in job$", output, re.MULTILINE), output
 
 
-def test_a_job_that_ends_its_process():
-    """After eight ranks it is given up, and what is left is sound."""
-    program = Program(8, "job crashes", ranks=10, launcher=OPENMPI)
+@pytest.mark.parametrize("ranks", [4, 10])
+def test_a_job_that_ends_its_process(ranks):
+    """After eight ranks, or all but rank 0, it is given up, and what is left is sound."""
+    losses = min(ranks - 1, 8)
+    program = Program(losses, "job crashes", ranks=ranks, launcher=OPENMPI)
     returncode, output = program.end(timeout=100)
     assert returncode == 0, output
-    assert re.search(r"GAVE UP an evaluation is given up", output), output
+    given_up = re.search(r"GAVE UP an evaluation is given up.*", output)
+    assert given_up, output
+    assert len(re.findall(r"rank \d died", given_up[0])) == losses
 
 
 @pytest.mark.parametrize("how", ["two are killed", "job crashes"])

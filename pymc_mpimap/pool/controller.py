@@ -13,6 +13,7 @@ from pytensor.configdefaults import config
 
 from pymc_mpimap.errors import Incident, JobError, PoolError
 from pymc_mpimap.pool.assignment import Assignment
+from pymc_mpimap.pool.deal import Block
 from pymc_mpimap.pool.interrupts import Uninterrupted
 from pymc_mpimap.pool.line import Line
 from pymc_mpimap.pool.link import Answer
@@ -36,6 +37,9 @@ segmentation fault for example, would otherwise end one rank after the other, an
 
 _MOST_HANGING = 3
 """The same for ranks that do not answer: a job that does not return stops one after the other."""
+
+_CHANCE = 2
+"""How often ranks may be lost with the same job before this rank does it: it would be the next."""
 
 _PATIENCE = 100
 """How many times longer than it took to ask for costs, and to move jobs, it is not done again."""
@@ -81,11 +85,14 @@ class Controller:
         values = [inputs[position] for position in assignment.positions]
         schedule = self._schedule
         begun, hanging = len(schedule.losses), 0
-        for _ in range(_MOST_TRIES):
+        suspects: set[Block] | None = None
+        for tries in range(_MOST_TRIES):
             before, losses = schedule.staff, len(schedule.losses)
             try:
                 if schedule.next() is not Step.SEND:
                     self.staff.get_ready(self._forget, recorder)
+                if tries >= _CHANCE and suspects and not schedule.staff:
+                    break
                 if assignment.deal.staff is not schedule.staff:
                     assignment.give(schedule.staff)
                 evaluation = self._send(assignment, values, program, inputs, recorder)
@@ -96,9 +103,12 @@ class Controller:
                 self._note(assignment, lost.losses)
                 if schedule.staff is before:
                     raise PoolError(f"{lost}, but was lost before; please report this") from lost
-            hanging += any(loss.silent for loss in schedule.losses[losses:])
+            lost_now = schedule.losses[losses:]
+            hanging += any(loss.silent for loss in lost_now)
             if hanging == _MOST_HANGING:
                 break
+            theirs = assignment.deal.blocks_of(loss.rank for loss in lost_now)
+            suspects = theirs if suspects is None else suspects & theirs
         lost_here = schedule.losses[begun:]
         raise PoolError(
             "an evaluation is given up, because ranks were lost each time that it was tried: "

@@ -18,7 +18,10 @@ from pymc_mpimap.pool.protocol import Define, Transfer
 from pymc_mpimap.pool.settings import current_settings
 from pymc_mpimap.pool.share import Share, gained
 
-__all__ = ["Deal"]
+__all__ = ["Block", "Deal"]
+
+Block = tuple[int, int]
+"""The number of a map, and of a block of it."""
 
 _LEAST_GAIN = 5e3
 """Nanoseconds an evaluation, below which cut points are not moved."""
@@ -162,6 +165,24 @@ class Deal:
             for name, first, last in sorted(runs)
         )
         return " and ".join(said) or "no jobs"
+
+    def blocks_of(self, ranks: Iterable[int]) -> set[tuple[int, int]]:
+        """Return the blocks of ranks: the number of the map, and of the block in it."""
+        return {
+            (k, block)
+            for k, shares in enumerate(self.shares)
+            for rank in ranks
+            for block in range(shares[rank].low, shares[rank].high)
+        }
+
+    def blocks_of(self, ranks: Iterable[int]) -> set[Block]:
+        """Return the blocks of all maps that are the ranks'."""
+        return {
+            (k, block)
+            for rank in ranks
+            for k, shares in enumerate(self.shares)
+            for block in range(shares[rank].low, shares[rank].high)
+        }
 
     def known(self, rank: int) -> set[Key]:
         """Return by what the data are called that a rank has for this program."""
