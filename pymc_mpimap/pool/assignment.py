@@ -110,7 +110,7 @@ class Assignment:
         self.warm &= shapes == self._shapes
         self._shapes = shapes
         working = self.working
-        flat = not tree.pays(len(working) + 1)
+        flat = not (tree.pays(len(working) + 1) and all(link.reaches_others for link in working))
         near = flat and any(link.near for link in working)
         self._commons = commons = Commons() if near else None
         self._held = [

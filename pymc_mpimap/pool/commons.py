@@ -13,13 +13,13 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from pymc_mpimap.pool.protocol import LARGE, Parts, Place, gathered_numbers, nbytes_of
 
-__all__ = ["Common", "Commons", "array_at", "neighbours"]
+__all__ = ["Common", "Commons", "Trial", "array_at", "holds", "neighbours"]
 
 
 # A mapping needs no file once it is made. Before Python 3.13 it keeps one all the same.
@@ -126,6 +126,29 @@ class Commons:
         return found, tuple(places)
 
 
+class Trial:
+    """What others are to find in common memory, if they can have any.
+
+    Attributes
+    ----------
+    said : tuple of Place and bytes
+        For `holds`, as long as this object is kept.
+    """
+
+    def __init__(self) -> None:
+        token = secrets.token_bytes(32)
+        self._common = Common(np.uint8, (len(token),))
+        self._common.array[:] = np.frombuffer(token, np.uint8)
+        self.said = self._common.place(0, self._common.array), token
+
+    @classmethod
+    def made(cls) -> Self | None:
+        """Return a trial; None where the system has no such memory."""
+        with contextlib.suppress(OSError):
+            return cls()
+        return None
+
+
 def neighbours(node: Any, rank: int) -> frozenset[int]:
     """Find out which ranks of a host can have memory in common with rank 0; all of them call this.
 
@@ -144,21 +167,15 @@ def neighbours(node: Any, rank: int) -> frozenset[int]:
     everyone = gathered_numbers(node, rank)
     if len(everyone) == 1 or 0 not in everyone:
         return frozenset()
-    said: tuple[Place, bytes] | None = None
-    if rank == 0:
-        with contextlib.suppress(OSError):
-            token = secrets.token_bytes(32)
-            trial = Common(np.uint8, (len(token),))  # Kept until all have looked at it.
-            trial.array[:] = np.frombuffer(token, np.uint8)
-            said = trial.place(0, trial.array), token
-    said = node.bcast(said, root=everyone.index(0))
-    found = rank > 0 and said is not None and _holds(*said)
+    trial = Trial.made() if rank == 0 else None  # Kept until all have looked at it.
+    said = node.bcast(None if trial is None else trial.said, root=everyone.index(0))
+    found = rank > 0 and said is not None and holds(*said)
     return frozenset(
         r for r, yes in zip(everyone, gathered_numbers(node, found), strict=True) if yes
     )
 
 
-def _holds(place: Place, token: bytes) -> bool:
+def holds(place: Place, token: bytes) -> bool:
     """Whether what is found there is what was meant: another container has its own paths."""
     try:
         return array_at(place).tobytes() == token

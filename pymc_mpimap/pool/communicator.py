@@ -21,6 +21,7 @@ from pymc_mpimap.errors import PoolError
 from pymc_mpimap.pool.commons import neighbours
 from pymc_mpimap.pool.controller import Controller
 from pymc_mpimap.pool.doorbell import Doorbell
+from pymc_mpimap.pool.launch import forget_launcher
 from pymc_mpimap.pool.launcher import end_launcher, end_launcher_later
 from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.loss import Loss, Lost
@@ -48,11 +49,6 @@ SHORTLY_OUT_OF_REACH = 10.0
 
 _PARTING = 5.0
 """Seconds that mpiexec gets to end after the ranks, before it is ended."""
-
-# A child that finds these would take itself for a rank of this job and hang or abort.
-_LAUNCHER_VARIABLES = (
-    "PMI", "PMIX", "OMPI_", "PRTE", "OPAL", "HYDRA", "HYDI", "MPI_LOCAL", "I_MPI", "MPIR",
-)  # fmt: skip
 
 
 @dataclass
@@ -228,9 +224,7 @@ def join(comm: Any, timeout: float) -> Crew:
     node.Free()
     _crews.append(crew)
     _end_together(crew)
-    for name in list(os.environ):
-        if name.startswith(_LAUNCHER_VARIABLES):
-            del os.environ[name]
+    forget_launcher()
     return crew
 
 

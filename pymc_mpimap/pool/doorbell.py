@@ -3,7 +3,8 @@
 A rank that has waited for long falls asleep until its bell is rung, which MPI cannot do. The bell
 is a named pipe, and who is asleep stands in a byte of shared memory, so that nothing is written
 for those who are awake. Both are files in a private directory, gone as soon as all have opened
-them. What is written says nothing: the message is MPI's.
+them; who is started later opens what rank 0 has open. What is written says nothing: the message is
+MPI's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import select
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,30 +26,38 @@ __all__ = ["Doorbell"]
 # Where there is one: no disk is touched. The folder in it is this user's alone.
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 # used through mkdtemp
 
+_ASLEEP = "asleep"
+
 
 class Doorbell:
     """A rank's bell, and those of the ranks that it may wake.
 
     Parameters
     ----------
-    folder : Path
-        Where `make` has put the files.
+    pipes : mapping of int to Path
+        The pipes of this rank, and of those that it exchanges messages with.
+    asleep : Path
+        The file in which each rank has a byte.
     rank : int
-        This rank; the others are those that it exchanges messages with.
-    others : sequence of int
+        This rank.
     """
 
-    def __init__(self, folder: Path, rank: int, others: Sequence[int]):
+    def __init__(self, pipes: Mapping[int, Path], asleep: Path, rank: int):
         self._rank = rank
         # Opened for both directions: opening does not wait, and reading never finds an end.
         flags = os.O_RDWR | os.O_NONBLOCK
-        self._own = os.open(_pipe(folder, rank), flags)
-        self._pipes = {other: os.open(_pipe(folder, other), flags) for other in others}
-        asleep = os.open(_asleep(folder), os.O_RDWR)
-        self._asleep = mmap.mmap(asleep, 0)
-        os.close(asleep)
+        self._pipes = {each: os.open(pipe, flags) for each, pipe in pipes.items()}
+        self._own = self._pipes[rank]
+        self._file = os.open(asleep, os.O_RDWR)
+        self._asleep = mmap.mmap(self._file, 0)
         self._poll = select.poll()
         self._poll.register(self._own, select.POLLIN)
+
+    def close(self) -> None:
+        """Give back what the operating system holds for the bells."""
+        self._asleep.close()
+        for file in (self._file, *self._pipes.values()):
+            os.close(file)
 
     @classmethod
     def hang(cls, node: Any, rank: int, ranks: int) -> Self | None:
@@ -77,16 +86,47 @@ class Doorbell:
         bell = None
         if folder is not None:
             with contextlib.suppress(OSError):
-                others = [other for other in everyone if other != rank] if rank == 0 else [0]
-                bell = cls(folder, rank, others)
+                known = everyone if rank == 0 else [0, rank]
+                bell = cls(_pipes(folder, known), folder / _ASLEEP, rank)
         complete = all(gathered_numbers(node, int(bell is not None)))
         if rank == 0 and folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         return bell if complete else None
 
+    @classmethod
+    def over(cls, ranks: int) -> Self | None:
+        """Make the bells of this process, rank 0, and of workers that it will start on its host.
+
+        Returns
+        -------
+        Doorbell or None
+            None where a file cannot be made or opened.
+        """
+        with contextlib.suppress(OSError):
+            folder = _make(range(ranks), ranks)
+            try:
+                return cls(_pipes(folder, range(ranks)), folder / _ASLEEP, 0)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+    def address(self, rank: int) -> tuple[str, str, str]:
+        """Return where a worker finds its pipe, that of rank 0, and who is asleep."""
+        opened = (self._pipes[rank], self._pipes[0], self._file)
+        own, zero, asleep = (f"/proc/{os.getpid()}/fd/{number}" for number in opened)
+        return own, zero, asleep
+
+    @classmethod
+    def at(cls, address: Sequence[str], rank: int) -> Self | None:
+        """Return a worker's bell; None where it cannot be opened."""
+        own, zero, asleep = map(Path, address)
+        with contextlib.suppress(OSError):
+            return cls({rank: own, 0: zero}, asleep, rank)
+        return None
+
     def reaches(self, rank: int) -> bool:
         """Whether that rank can be woken."""
-        return rank in self._pipes
+        return rank in self._pipes and rank != self._rank
 
     def ring(self, rank: int) -> None:
         """Wake a rank that is asleep; to be called when its message is on the way."""
@@ -117,15 +157,11 @@ class Doorbell:
 def _make(everyone: Sequence[int], ranks: int) -> Path:
     where = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="pymc_mpimap-", dir=where))
-    for rank in everyone:
-        os.mkfifo(_pipe(folder, rank), mode=0o600)
-    _asleep(folder).write_bytes(bytes(ranks))
+    for pipe in _pipes(folder, everyone).values():
+        os.mkfifo(pipe, mode=0o600)
+    (folder / _ASLEEP).write_bytes(bytes(ranks))
     return folder
 
 
-def _pipe(folder: Path, rank: int) -> Path:
-    return folder / str(rank)
-
-
-def _asleep(folder: Path) -> Path:
-    return folder / "asleep"
+def _pipes(folder: Path, ranks: Sequence[int]) -> dict[int, Path]:
+    return {rank: folder / str(rank) for rank in ranks}

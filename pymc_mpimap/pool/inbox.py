@@ -90,3 +90,8 @@ class Inbox:
         places, _ = self._packing.views(message, packed)
         pairs = [(self.current[i], place) for i, place in zip(packed, places, strict=True)]
         return pairs, [self._apart[i] for i in changed if i in self._apart]
+
+    def close(self) -> None:
+        """Receive no more; nothing may be on its way."""
+        for request in self._apart.values():
+            request.Free()

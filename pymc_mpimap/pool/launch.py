@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["POOL_OWNER", "forked_under_mpi", "launched_ranks", "under_launcher", "under_open_mpi"]
+__all__ = [
+    "POOL_OWNER",
+    "forget_launcher",
+    "forked_under_mpi",
+    "launched_ranks",
+    "under_launcher",
+    "under_mpiexec",
+    "under_open_mpi",
+]
 
 POOL_OWNER = "PYMC_MPIMAP_POOL_OWNER"
 """Environment variable with the process id of the controller; its children inherit it."""
@@ -44,6 +52,15 @@ def under_launcher() -> bool:
     return "mpi4py.MPI" in sys.modules or any(name in os.environ for name in _LAUNCHED)
 
 
+def under_mpiexec() -> bool:
+    """Whether a launcher started this process as one of its ranks, be it as the only one.
+
+    SLURM_PROCID alone does not say so: the script of a batch job has it too.
+    """
+    told = any(name in os.environ for name in _LAUNCHED if name != "SLURM_PROCID")
+    return told or bool(_forgotten) or launched_ranks()[0] > 1
+
+
 _forks: list[int] = []
 
 
@@ -63,3 +80,21 @@ def forked_under_mpi() -> bool:
 def under_open_mpi() -> bool:
     """Whether Open MPI's mpiexec started this process; to be asked before MPI is started."""
     return "OMPI_COMM_WORLD_RANK" in os.environ
+
+
+# A child that finds these would take itself for a rank of this job and hang or abort.
+_LAUNCHER_VARIABLES = (
+    "PMI", "PMIX", "OMPI_", "PRTE", "OPAL", "HYDRA", "HYDI", "MPI_LOCAL", "I_MPI", "MPIR",
+)  # fmt: skip
+
+
+_forgotten: list[str] = []
+
+
+def forget_launcher() -> None:
+    """Remove what the launcher told this rank, once MPI has started and read it."""
+    for name in list(os.environ):
+        if name.startswith(_LAUNCHER_VARIABLES):
+            del os.environ[name]
+            if name in _LAUNCHED:
+                _forgotten.append(name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,9 @@ from pymc_mpimap.pool.said import decode
 from pymc_mpimap.pool.wait import Patience, wait_until
 
 __all__ = ["Answer", "Link"]
+
+_BETWEEN_LOOKS = 1_000_000
+"""Nanoseconds between two looks at a process, each of which takes half a microsecond."""
 
 
 class Answer:
@@ -61,6 +66,8 @@ class Link:
         What was agreed with the worker at the start: each order carries it.
     near : bool
         Whether the worker can have memory in common with this rank.
+    ended : callable, optional
+        Whether its process has ended, where that can be known without MPI.
 
     Attributes
     ----------
@@ -77,10 +84,13 @@ class Link:
         *,
         seal: int = 0,
         near: bool = False,
+        ended: Callable[[], bool] | None = None,
     ):
         self.comm, self.rank, self.patience, self.near = comm, rank, patience, near
         self._place = rank if place is None else place
+        self.reaches_others = place is None
         self._seal = seal
+        self._ended, self._look_at = ended, 0
         self._bell = patience.bell_for(rank)
         self._sending: Any = None
         self._apart: list[Any] = []
@@ -103,10 +113,27 @@ class Link:
     def _wait(self, request: Any, timeout: float | None = None, bell: Any = None) -> bool:
         """Wait for a request; without a limit by the caller, for as long as there is patience."""
         limit = self.patience.longest if timeout is None else None
-        if wait_until(request.Test, self.patience, timeout if limit is None else limit, bell):
+        done = request.Test if self._ended is None else partial(self._arrived, request)
+        if wait_until(done, self.patience, timeout if limit is None else limit, bell):
             return True
         if limit is not None:
             raise self.late(limit)
+        return False
+
+    def _arrived(self, request: Any) -> bool:
+        """Test a request, and look from time to time whether there is still somebody to wait for.
+
+        What the worker sent before its end may have arrived after the first test.
+        """
+        if request.Test():
+            return True
+        now = perf_counter_ns()
+        if now >= self._look_at:
+            self._look_at = now + _BETWEEN_LOOKS
+            if self._ended is not None and self._ended():
+                if not request.Test():
+                    raise Lost([Loss(self.rank, "died")])
+                return True
         return False
 
     def _answer_into(self, buffer: np.ndarray) -> None:

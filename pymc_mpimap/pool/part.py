@@ -57,6 +57,7 @@ class Part:
 
     def lay_out(self, layout: Layout, link_to: Callable[[int], Link], inbox: Inbox) -> None:
         """Take over the place in the tree, and forget what was made for other shapes."""
+        self.close()
         self.works = self.head = None
         self.warm = layout.warm
         self.parent = 0 if layout.branch is None else layout.branch.parent
@@ -89,3 +90,9 @@ class Part:
             for share, own in zip(self.shares, inputs, strict=True)
         ]
         return self.works
+
+    def close(self) -> None:
+        """Send no more; nothing may be on its way."""
+        # To another rank, which may be gone, something may be on its way for ever.
+        if self.works is not None and self.reply.dest == 0:
+            self.reply.close()

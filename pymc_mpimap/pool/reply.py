@@ -23,3 +23,7 @@ class Reply:
         # What stands in the header: without need, it is not written again.
         self.status: Status | None = None
         self.counted = True
+
+    def close(self) -> None:
+        """Send no more; nothing may be on its way."""
+        self.request.Free()

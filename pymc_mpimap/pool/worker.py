@@ -91,9 +91,15 @@ class _Worker:
                     return bool(number)
 
     def close(self) -> None:
-        """Receive no more."""
+        """Receive no more, and send no more."""
         for box in self._boxes:
             box.close()
+        for part in self.parts.values():
+            if isinstance(part, Part):
+                part.close()
+        for inbox in self.inboxes.values():
+            inbox.close()
+        self._plain.close()
 
     def _hear(self) -> None:
         """Wait for a message from any of several ranks."""
@@ -178,6 +184,8 @@ class _Worker:
             boxes[rank].reserve(Packing(parts, len(parts)).nbytes)
         self._boxes = list(boxes.values())
         self._read(self._boxes[0])
+        if layout.number in self.inboxes:
+            self.inboxes[layout.number].close()
         # Also where the program itself is not there: what is sent apart must be received.
         inbox = self.inboxes[layout.number] = Inbox(self.comm, layout, self.patience)
         inbox.find()
