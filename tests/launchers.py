@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["LAUNCHERS", "MPICH", "OPENMPI", "Launcher", "launched_by"]
+__all__ = [
+    "LAUNCHERS",
+    "MPICH",
+    "OPENMPI",
+    "SPAWNED_MPICH",
+    "SPAWNED_OPENMPI",
+    "Launcher",
+    "launched_by",
+]
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,12 +40,15 @@ class Launcher:
         What mpiexec is given always.
     variables : dict
         Environment variables that it needs.
+    spawns : bool
+        Whether there is no mpiexec: rank 0 is started alone, and starts the others itself.
     """
 
     name: str
     bin: Path
     options: tuple[str, ...] = ()
     variables: dict[str, str] = field(default_factory=dict, hash=False)
+    spawns: bool = False
 
     @property
     def python(self) -> str:
@@ -47,11 +58,17 @@ class Launcher:
     def command(self, ranks: int, *arguments: object, options: Sequence[str] = ()) -> list[str]:
         """Return the command line that runs ``python *arguments`` on so many ranks."""
         mpiexec = [self.bin / "mpiexec", *self.options, *options, "-n", ranks]
+        if self.spawns:
+            mpiexec = []
         return [str(word) for word in (*mpiexec, self.python, *arguments)]
 
-    def environment(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """Return the environment to start it in: a given one, and what it needs itself."""
-        return {**base, **self.variables}
+    def environment(self, base: Mapping[str, str] = os.environ, ranks: int = 1) -> dict[str, str]:
+        """Return the environment to start it in: a given one, and what it needs itself.
+
+        TEST_WORKERS says how many workers a script is to start by itself, if any.
+        """
+        workers = {"TEST_WORKERS": str(ranks - 1)} if self.spawns else {}
+        return {**base, **self.variables, **workers}
 
 
 MPICH = Launcher("mpich", Path(sys.executable).parent)
@@ -73,6 +90,10 @@ OPENMPI = Launcher(
     },
 )
 
+# As by ``python fit.py``: what the MPI libraries need, the package must see to.
+SPAWNED_MPICH = Launcher("spawned mpich", MPICH.bin, spawns=True)
+SPAWNED_OPENMPI = Launcher("spawned openmpi", OPENMPI.bin, spawns=True)
+
 LAUNCHERS = {launcher.name: launcher for launcher in (MPICH, OPENMPI)}
 
 
@@ -86,7 +107,8 @@ def main() -> None:
     name, ranks, seconds, *arguments = sys.argv[1:]
     launcher = LAUNCHERS[name]
     command = launcher.command(int(ranks), *arguments)
-    os.execve(command[0], command, launcher.environment({**os.environ, "MPIEXEC_TIMEOUT": seconds}))
+    limited = {**os.environ, "MPIEXEC_TIMEOUT": seconds}
+    os.execve(command[0], command, launcher.environment(limited))
 
 
 if __name__ == "__main__":

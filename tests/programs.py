@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pymc_mpimap.pool import spawned
 from tests.hosts import Hosts
 from tests.launchers import MPICH, Launcher
 
@@ -45,7 +46,7 @@ def run(
         text=True,
         timeout=200,
         stdin=subprocess.DEVNULL,
-        env=launcher.environment(env),
+        env=launcher.environment(env, ranks),
         check=False,
     )
 
@@ -92,7 +93,7 @@ class Started:
         # Its processes inherit this mark, and are found by it.
         name, mark = "TEST_PROGRAMS_MARK", f"{os.getpid()} {next(_numbers)}"
         self._mark = f"{name}={mark}".encode()
-        self._script = script.encode()
+        self._script, self._spawns = script.encode(), launcher.spawns
         self._lines: list[str] = []
         self._read = threading.Condition()
         self._ended = False
@@ -100,7 +101,7 @@ class Started:
         env = {**env, name: mark}
         if hosts is None:
             command = launcher.command(ranks, *given, options=options)
-            env = launcher.environment(env)
+            env = launcher.environment(env, ranks)
         else:
             command = hosts.command(launcher, ranks, *given, options=options)
             env = hosts.environment(launcher, env)
@@ -152,10 +153,17 @@ class Started:
         return [pid for pid, *_ in self._found()]
 
     def ranks(self) -> dict[int, int]:
-        """Return the process ids of all ranks that still run, by the ranks' numbers."""
+        """Return the process ids of all ranks that still run, by the ranks' numbers.
+
+        Of those that rank 0 has started the numbers are not known: they are counted.
+        """
         ranks = {}
         for pid, command, environment in self._found():
-            for name in _NUMBERS:
+            if self._spawns and self._script in command:
+                ranks[0] = pid
+            elif self._spawns and spawned.__file__.encode() in command:
+                ranks[1 + len(ranks.keys() - {0})] = pid
+            for name in () if self._spawns else _NUMBERS:
                 if self._script in command and name in environment:
                     ranks[int(environment[name])] = pid
         return ranks

@@ -2,7 +2,7 @@
 
 The words after ```python say how: nothing, run in the namespace of the page's blocks before it;
 `raises=Name`, likewise, and it raises this exception; `mpi`, a script of its own, run by python
-alone and by mpiexec; `no-run`, not run.
+alone and by mpiexec; `alone`, by python alone; `no-run`, not run.
 """
 
 import builtins
@@ -53,7 +53,7 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, mode, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__docs__"}
     for how, code, line in blocks(page):
-        if how in ("mpi", "no-run"):
+        if how in ("mpi", "alone", "no-run"):
             continue
         # Empty lines in front: a traceback then tells the page's own line.
         program = compile("\n" * (line - 1) + code, str(page), "exec")
@@ -64,20 +64,23 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, mode, tmp_path, monk
                 exec(program, namespace)
 
 
+# One that is run by python alone starts ranks itself.
 SCRIPTS = [
-    pytest.param(code, id=f"{name_of(page)}:{line}")
+    pytest.param(code, ranks, id=f"{name_of(page)}:{line}-{by}", marks=marks)
     for page in PAGES
     for how, code, line in blocks(page)
-    if how == "mpi"
+    for ranks, by, kinds, marks in (
+        (0, "python", ("mpi",), []),
+        (2, "mpiexec", ("mpi",), [pytest.mark.mpi]),
+        (0, "python", ("alone",), [pytest.mark.mpi]),
+    )
+    if how in kinds
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 20)
-@pytest.mark.parametrize(
-    "ranks", [pytest.param(0, id="python"), pytest.param(2, id="mpiexec", marks=pytest.mark.mpi)]
-)
-@pytest.mark.parametrize("code", SCRIPTS)
+@pytest.mark.parametrize(("code", "ranks"), SCRIPTS)
 def test_a_script_of_a_page_runs(code, ranks, tmp_path):
     script = tmp_path / "fit.py"
     script.write_text(code, encoding="utf-8")
@@ -97,4 +100,4 @@ def test_a_script_of_a_page_runs(code, ranks, tmp_path):
 def test_every_block_says_how_it_is_run():
     for page in PAGES:
         for how, _, line in blocks(page):
-            assert how in ("", "mpi", "no-run") or how.startswith("raises="), (page, line)
+            assert how in ("", "mpi", "alone", "no-run") or how.startswith("raises="), (page, line)

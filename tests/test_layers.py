@@ -23,6 +23,8 @@ MAY_USE_MPI = {
     "pool.mpi",
     "pool.worker",
     "pool.communicator",
+    "pool.library",
+    "pool.spawned",
     "pool.mpi_errors",
     "chains",
     "bench.together",

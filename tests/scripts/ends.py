@@ -23,8 +23,9 @@ def job(theta, own):
 
 
 LONG, LEAVES = 60.0, -1.0
+WORKERS = int(os.environ.get("TEST_WORKERS", "0")) or None  # to start without mpiexec
 how = sys.argv[1]
-with pymc_mpimap.MPIPool() as pool:
+with pymc_mpimap.MPIPool(workers=WORKERS) as pool:
     theta = pt.dscalar("theta")
     function = pytensor.function([theta], pymc_mpimap.map_rect(job, theta, np.arange(6.0)))
     function(1.0)

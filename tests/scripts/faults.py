@@ -19,6 +19,7 @@ from pymc_mpimap.pool import tree
 
 pytensor.config.mode, pytensor.config.cxx = "FAST_COMPILE", ""
 expected_losses, how = int(sys.argv[1]), sys.argv[2]
+WORKERS = int(os.environ.get("TEST_WORKERS", "0")) or None  # to start without mpiexec
 N_JOBS, CRASHES, HANGS = 12, 1.0e3, 2.0e3
 BAD = 0 if "first" in how else N_JOBS - 1
 if "tree" in how:
@@ -60,7 +61,9 @@ function = pytensor.function(
 )
 size = 100_000 if "large" in how else 3
 with mpimap.MPIPool(
-    time_limit=1.0 if "limit" in how else None, on_loss="end" if "ends" in how else "continue"
+    workers=WORKERS,
+    time_limit=1.0 if "limit" in how else None,
+    on_loss="end" if "ends" in how else "continue",
 ) as pool:
     processes = mpimap.map_rect(process, None, np.arange(float(pool.ranks)))
     print("RANKS", *map(int, pytensor.function([], processes)()), flush=True)

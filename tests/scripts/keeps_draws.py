@@ -19,6 +19,7 @@ import pymc_mpimap
 pytensor.config.mode = "FAST_COMPILE"
 warnings.filterwarnings("ignore", category=pymc_mpimap.MapRectWarning)  # more ranks than cores
 path, draws, chains, sampler = sys.argv[1:]
+WORKERS = int(os.environ.get("TEST_WORKERS", "0")) or None  # to start without mpiexec
 
 
 def group(theta, mu, y):
@@ -37,7 +38,7 @@ def tell_when_sampling(pool):
     os.write(1, b"SAMPLING\n")
 
 
-with pymc_mpimap.MPIPool() as pool, pm.Model():
+with pymc_mpimap.MPIPool(workers=WORKERS) as pool, pm.Model():
     sigma = pm.HalfNormal("sigma")
     mu = pm.Normal("mu", 0, 5, shape=3)
     y = [np.linspace(j, j + 1, 5) for j in range(3)]
