@@ -30,7 +30,7 @@ def test_the_others_go_on_when_ranks_die(how):
     """One, then two at once, in a tree a rank that others are reached through."""
     program = Program(3, how, ranks=5, launcher=OPENMPI)
     program.strike(signal.SIGKILL, 1)
-    program.said(r"rank 1 on \S+ died \(MPI says: .*\); the 4 ranks that are left do its jobs")
+    program.said(r"rank 1 on \S+ died.*; the 4 ranks that are left do its jobs")
     program.strike(signal.SIGKILL, 2, 4)
     returncode, output = program.end()
     assert returncode == 0, output
@@ -132,7 +132,7 @@ def test_a_job_of_rank_0_that_does_not_return(launcher):
 
 
 @pytest.mark.parametrize("ranks", [4, 10])
-def test_a_job_that_ends_its_process(ranks):
+def test_a_job_that_crashes(ranks):
     """After eight ranks, or all but rank 0, it is given up, and what is left is sound."""
     losses = min(ranks - 1, 8)
     program = Program(losses, "job crashes", ranks=ranks, launcher=OPENMPI)
@@ -141,6 +141,16 @@ def test_a_job_that_ends_its_process(ranks):
     given_up = re.search(r"GAVE UP an evaluation is given up.*", output)
     assert given_up, output
     assert len(re.findall(r"rank \d died", given_up[0])) == losses
+
+
+@pytest.mark.parametrize("how", ["job exits", "job exits, tree"])
+def test_a_rank_that_ends_by_itself(how):
+    """Open MPI does not tell of it where the status is not 0, and passes that status on."""
+    program = Program(1, how, ranks=4, launcher=OPENMPI)
+    returncode, output = program.end(timeout=100)
+    assert "\nthe end\n" in output, output
+    assert returncode == 7, output
+    assert re.search(r"rank 3 on \S+ died; the 3 ranks that are left do its jobs", output), output
 
 
 @pytest.mark.parametrize("how", ["two are killed", "job crashes"])

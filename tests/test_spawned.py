@@ -75,13 +75,17 @@ def test_a_worker_that_is_stopped(launcher):
 @pytest.mark.mpi
 @spawned_by_each
 def test_a_job_that_ends_its_process(launcher):
-    """Who takes the place of the worker dies of it too. Then the job is rank 0's, which dies."""
+    """Who takes the place of the worker dies of it too, and rank 0 would be the next.
+
+    Under MPICH nobody takes it. That a worker has died once may be chance: rank 0 does the job.
+    """
     program = Program(1, "job crashes", ranks=2, launcher=launcher)
     returncode, output = program.end()
-    assert returncode == -signal.SIGSEGV, output
-    replaced = output.count("another worker has taken its place")
-    assert replaced == (launcher is SPAWNED_OPENMPI), output
-    assert output.count("this rank does its jobs") == 1, output
+    given_up = "GAVE UP an evaluation is given up" in output
+    assert given_up == (launcher is SPAWNED_OPENMPI), output
+    assert returncode == (0 if given_up else -signal.SIGSEGV), output
+    assert ("another worker has taken its place" in output) == given_up, output
+    assert "this rank does its jobs" in output, output
 
 
 @pytest.mark.mpi

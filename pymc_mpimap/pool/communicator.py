@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ from pymc_mpimap.pool.loss import Loss, Lost
 from pymc_mpimap.pool.meeting import meet
 from pymc_mpimap.pool.output import drain
 from pymc_mpimap.pool.portrait import Place
+from pymc_mpimap.pool.process import ending
 from pymc_mpimap.pool.staff import Staff
 from pymc_mpimap.pool.wait import Patience
 from pymc_mpimap.pool.watchdog import Watchdog, addresses, connected
@@ -97,7 +99,14 @@ class Crew:
         """Return the controller's end of the lines, made once: workers know its programs."""
         if self._controller is None:
             links = [
-                Link(self.comm, rank, self.patience, seal=self.seal, near=rank in self.near)
+                Link(
+                    self.comm,
+                    rank,
+                    self.patience,
+                    seal=self.seal,
+                    near=rank in self.near,
+                    ended=self._ending(rank),
+                )
                 for rank in range(1, len(self.places))
             ]
             staff = Staff(links, self.hosts, self.patience, dismiss=self._dismiss)
@@ -111,6 +120,15 @@ class Crew:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.places[loss.rank].pid, signal.SIGKILL)
         return True
+
+    def _ending(self, rank: int) -> Callable[[], bool] | None:
+        """Return what tells whether a rank's process has ended, if it can be seen from here.
+
+        Open MPI does not tell of one that ends by itself, and with a status that is not 0.
+        """
+        here = self.places[self.comm.rank]
+        place = self.places[rank]
+        return ending(place.pid) if self.survives and place.space == here.space else None
 
     def _far(self, rank: int) -> bool:
         """Whether a rank's process cannot be seen from rank 0, as on another host."""
@@ -126,7 +144,7 @@ class Crew:
             self._without_controller,
         )
         try:
-            self.lost = serve(self.comm, self.patience, self.comm.rank, self.seal)
+            self.lost = serve(self.comm, self.patience, self.comm.rank, self.seal, self._ending)
         except Lost as lost:
             watchdog.call_off()
             self._without_controller(lost.losses[0].how)

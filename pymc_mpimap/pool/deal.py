@@ -166,15 +166,6 @@ class Deal:
         )
         return " and ".join(said) or "no jobs"
 
-    def blocks_of(self, ranks: Iterable[int]) -> set[tuple[int, int]]:
-        """Return the blocks of ranks: the number of the map, and of the block in it."""
-        return {
-            (k, block)
-            for k, shares in enumerate(self.shares)
-            for rank in ranks
-            for block in range(shares[rank].low, shares[rank].high)
-        }
-
     def blocks_of(self, ranks: Iterable[int]) -> set[Block]:
         """Return the blocks of all maps that are the ranks'."""
         return {

@@ -6,8 +6,9 @@ import contextlib
 import os
 import select
 import signal
+from collections.abc import Callable
 
-__all__ = ["Process"]
+__all__ = ["Process", "ending"]
 
 
 class Process:
@@ -45,3 +46,13 @@ class Process:
     def close(self) -> None:
         """Let go of it."""
         os.close(self._file)
+
+
+def ending(pid: int) -> Callable[[], bool] | None:
+    """Return what tells whether a process has ended; None where the system does not tell."""
+    try:
+        return Process(pid).ended
+    except ProcessLookupError:
+        return lambda: True
+    except (AttributeError, OSError):  # No such thing on this system, or it is not allowed.
+        return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import struct
 import sys
@@ -18,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from pymc_mpimap.pool.process import Process
 
 __all__ = ["Watchdog", "addresses", "connected"]
 
@@ -67,15 +68,13 @@ class Watchdog:
     def _watch_process(self) -> None:
         assert self._pid is not None
         try:
-            process = os.pidfd_open(self._pid)
+            process = Process(self._pid)
         except ProcessLookupError:
             pass  # It is gone already.
         except (AttributeError, OSError):
             return  # No such thing on this system, or it is not allowed: mpiexec has to see to it.
         else:
-            poll = select.poll()
-            poll.register(process, select.POLLIN)
-            poll.poll()
+            process.join()
         if not self._called_off.wait(_CLEARANCE):
             self._gone("is gone", False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any
 
@@ -36,10 +36,14 @@ from pymc_mpimap.tally import TALLY
 
 __all__ = ["serve"]
 
+Ending = Callable[[int], Callable[[], bool] | None]
+"""Returns what tells whether a rank's process has ended; None where that is not known."""
+
 
 class _Worker:
-    def __init__(self, comm: Any, patience: Patience, rank: int, seal: int):
+    def __init__(self, comm: Any, patience: Patience, rank: int, seal: int, ending: Ending):
         self.comm, self.patience, self.rank, self._seal = comm, patience, rank, seal
+        self._ending = ending
         self._bell = patience.bell_for(0)
         self._alarm = None if patience.limit is None else Alarm(fatal=False)
         self.parts: dict[int, Part | JobFailure] = {}
@@ -125,7 +129,7 @@ class _Worker:
 
     def _link_to(self, rank: int) -> Link:
         if rank not in self._links:
-            self._links[rank] = Link(self.comm, rank, self.patience)
+            self._links[rank] = Link(self.comm, rank, self.patience, ended=self._ending(rank))
         return self._links[rank]
 
     def _check(self, seal: int) -> None:
@@ -333,7 +337,9 @@ class _Worker:
         return describe(error, f"the program, {doing}", -1, self.rank)
 
 
-def serve(comm: Any, patience: Patience, rank: int, seal: int) -> bool:
+def serve(
+    comm: Any, patience: Patience, rank: int, seal: int, ending: Ending = lambda _: None
+) -> bool:
     """Obey the controller until it says stop.
 
     Parameters
@@ -346,6 +352,8 @@ def serve(comm: Any, patience: Patience, rank: int, seal: int) -> bool:
         How the controller calls this rank.
     seal : int
         What was agreed with the controller at the start.
+    ending : callable, optional
+        Returns for another rank what tells whether its process has ended, or None.
 
     Returns
     -------
@@ -357,7 +365,7 @@ def serve(comm: Any, patience: Patience, rank: int, seal: int) -> bool:
     Lost
         If the controller is gone.
     """
-    worker = _Worker(comm, patience, rank, seal)
+    worker = _Worker(comm, patience, rank, seal, ending)
     try:
         lost = worker.run()
     except RuntimeError as error:

@@ -30,7 +30,12 @@ warnings.simplefilter("always", mpimap.MapRectWarning)
 @mpimap.numeric_job(derivatives=None)
 def job(theta, own):
     if theta[0] == CRASHES and own == BAD:
-        os.kill(os.getpid(), signal.SIGSEGV)
+        if "exits" not in how:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        from mpi4py import MPI
+
+        if MPI.COMM_WORLD.rank == 3:
+            os._exit(7)
     while theta[0] == HANGS and own == BAD:
         time.sleep(1)
     return float(theta.sum() * own)
@@ -71,7 +76,7 @@ with mpimap.MPIPool(
     print("READY", os.getpid(), flush=True)
     if "job" in how:
         try:
-            function(np.full(size, CRASHES if "crashes" in how else HANGS))
+            function(np.full(size, HANGS if "hangs" in how else CRASHES))
         except mpimap.PoolError as error:
             print("GAVE UP", error, flush=True)
     after = i = 0
