@@ -105,8 +105,11 @@ class Started:
         else:
             command = hosts.command(launcher, ranks, *given, options=options)
             env = hosts.environment(launcher, env)
-        # Whoever started the tests, nohup for example, may have had it ignored.
-        hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        # Whoever started the tests, nohup or a shell's background, may have had them ignored.
+        signals = (signal.SIGHUP, signal.SIGINT)
+        ignored = [each for each in signals if signal.getsignal(each) is signal.SIG_IGN]
+        for number in ignored:
+            signal.signal(number, signal.SIG_DFL)
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -116,7 +119,8 @@ class Started:
             env=env,
             start_new_session=True,
         )
-        signal.signal(signal.SIGHUP, hangup)
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
         self._reader = threading.Thread(target=self._read_all, daemon=True)
         self._reader.start()
         try:
