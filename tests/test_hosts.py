@@ -30,6 +30,7 @@ def hosts():
     try:
         hosts.__enter__()
     except RuntimeError as error:
+        # Not everybody who tests is root, and not every container may make namespaces.
         pytest.skip(f"no hosts can be made here: {error}")
     try:
         yield hosts

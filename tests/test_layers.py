@@ -23,7 +23,7 @@ MAY_USE_MPI = {
     "pool.mpi",
     "pool.worker",
     "pool.communicator",
-    "pool.library",
+    "pool.mpi_library",
     "pool.spawned",
     "pool.mpi_errors",
     "chains",

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pymc_mpimap import InputError, MPIPool, PoolError
-from pymc_mpimap.pool.library import Library
+from pymc_mpimap.pool.mpi_library import Library
 from tests.launchers import MPICH, SPAWNED_MPICH, SPAWNED_OPENMPI, launched_by
 from tests.programs import SCRIPTS, Started, run
 from tests.test_faults import Program
@@ -89,17 +89,6 @@ def test_a_job_that_ends_its_process(launcher):
 
 
 @pytest.mark.mpi
-@spawned_by_each
-def test_ctrl_c_reaches_rank_0_alone(launcher):
-    program = Started("ends.py", "evaluates and is interrupted", launcher=launcher)
-    os.killpg(program.process.pid, signal.SIGINT)
-    returncode, output = program.end()
-    assert returncode == 0, output
-    assert "interrupted [ 0.  3.  6.  9. 12. 15.]\nthe end" in output, output
-    assert "died" not in output, output
-
-
-@pytest.mark.mpi
 def test_ctrl_c_returns_the_draws_so_far():
     """Under Open MPI too: there is no mpiexec that would kill the ranks."""
     program = Started("keeps_draws.py", "none", "100000", "1", "pymc", launcher=SPAWNED_OPENMPI)
@@ -108,15 +97,6 @@ def test_ctrl_c_returns_the_draws_so_far():
     returncode, output = program.end()
     assert returncode == 0, output
     assert re.search(r"^RETURNED 1 \d\d+ 3 ", output, re.MULTILINE), output
-
-
-@pytest.mark.mpi
-def test_ctrl_c_in_a_long_job():
-    """Workers that are busy for another minute are told to break it off."""
-    program = Started("ends.py", "long job", launcher=SPAWNED_MPICH)
-    os.killpg(program.process.pid, signal.SIGINT)
-    returncode, output = program.end(timeout=20)
-    assert returncode == -signal.SIGINT, output
 
 
 @pytest.mark.mpi

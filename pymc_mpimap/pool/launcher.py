@@ -2,6 +2,9 @@
 
 Where a host cannot be reached, they wait without an end: mpiexec for the ranks there, and what it
 has there for orders.
+
+This file is also a program of its own, that outlives the rank. It is run without site-packages, to
+be there at once, and so imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ _NAMES = {"hydra_pmi_proxy", "mpiexec", "mpiexec.hydra", "prted", "prterun", "pr
 def _above() -> Iterator[int]:
     """Yield the process ids of the launcher's processes, from this rank upwards."""
     pid = os.getppid()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # No such files on this system, or it has just ended.
         while Path(f"/proc/{pid}/comm").read_text().strip() in _NAMES:
             yield pid
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -34,7 +37,7 @@ def _above() -> Iterator[int]:
 def end_launcher() -> None:
     """End what the launcher has on this host."""
     for pid in list(_above()):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):  # It ended with the one before.
             os.kill(pid, signal.SIGKILL)
 
 
@@ -73,7 +76,7 @@ def _ended(process: int, seconds: float | None = None) -> bool:
 
 
 def _end_at(deadline: float, pid: int) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # It has ended, which is what is wanted.
         process = os.pidfd_open(pid)
         if not _ended(process, max(0.0, deadline - time.monotonic())):
             children = _children(pid)
@@ -84,7 +87,7 @@ def _end_at(deadline: float, pid: int) -> None:
 
 def _main(seconds: str, first: str, *above: str) -> None:
     if int(first):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # It has ended.
             _ended(os.pidfd_open(int(first)))
     deadline = time.monotonic() + float(seconds)
     for pid in above:

@@ -24,7 +24,7 @@ from pymc_mpimap.pool.launch import (
     under_mpiexec,
     under_open_mpi,
 )
-from pymc_mpimap.pool.library import started
+from pymc_mpimap.pool.mpi_library import started
 from pymc_mpimap.pool.output import print_whole_lines
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.report import PoolReport, Recorder

@@ -22,9 +22,9 @@ from pymc_mpimap.pool.commons import Trial
 from pymc_mpimap.pool.controller import Controller
 from pymc_mpimap.pool.doorbell import Doorbell
 from pymc_mpimap.pool.interrupts import Uninterrupted
-from pymc_mpimap.pool.library import limited, start_library
 from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.loss import Loss, Lost
+from pymc_mpimap.pool.mpi_library import limited, start_library
 from pymc_mpimap.pool.portrait import Portrait, check_agreement, new_seal
 from pymc_mpimap.pool.process import Process
 from pymc_mpimap.pool.staff import Staff, countdown
@@ -288,7 +288,7 @@ def _output(number: int) -> str:
     It prints there itself: Open MPI's daemon passes on what the first worker prints, and of the
     others nothing.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # It is closed: the worker keeps its own.
         if stat.S_ISREG(os.fstat(number).st_mode):
             # Who opens the file anew writes at a place of its own. So all write at the end.
             flags = fcntl.fcntl(number, fcntl.F_GETFL)

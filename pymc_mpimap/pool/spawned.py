@@ -65,8 +65,8 @@ def _serve(comm: Any, welcome: dict[str, Any]) -> None:
     from pymc_mpimap.pool.commons import holds
     from pymc_mpimap.pool.doorbell import Doorbell
     from pymc_mpimap.pool.launch import forget_launcher
-    from pymc_mpimap.pool.library import nameless_segments
     from pymc_mpimap.pool.loss import Lost
+    from pymc_mpimap.pool.mpi_library import nameless_segments
     from pymc_mpimap.pool.output import drain, print_whole_lines
     from pymc_mpimap.pool.portrait import Portrait
     from pymc_mpimap.pool.threads import one_thread_each

@@ -230,7 +230,7 @@ def nameless_segments() -> None:
     There are none: this process is alone in its world, be it rank 0 or a worker. They would
     otherwise stay, 1 to 2 MB each, when it is killed, and with Open MPI always.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # They are then left, as MPI would leave them.
         for line in Path("/proc/self/maps").read_text().splitlines():
             name = line.rpartition(" ")[2]
             if name.startswith(_SEGMENTS):
