@@ -118,6 +118,19 @@ def test_nothing_is_left_of_workers_when_rank_0_vanishes(launcher, number):
 
 
 @pytest.mark.mpi
+@spawned_by_each
+def test_workers_end_though_all_else_vanishes(launcher):
+    """MPI's daemon too, which would otherwise end them when rank 0 does."""
+    program = Started("ends.py", "evaluates", launcher=launcher)
+    others = set(program.processes()) - set(program.workers())
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # None of them sees another one end.
+        for pid in others:
+            os.kill(pid, number)
+    returncode, output = program.end(timeout=20)
+    assert returncode == -signal.SIGKILL, output
+
+
+@pytest.mark.mpi
 def test_mpiexec_has_started_the_ranks():
     result = subprocess.run(
         MPICH.command(1, "-c", "import pymc_mpimap as m; m.MPIPool(workers=2).__enter__()"),
