@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
-from pytensor.compile.mode import get_default_mode
+from pytensor.compile.mode import Mode, get_default_mode
 from pytensor.graph.replace import vectorize_graph
 from pytensor.graph.traversal import applys_between
+from pytensor.link.numba.linker import NumbaLinker
 from pytensor.raise_op import Assert, CheckAndRaise
 from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.job.base import Kernel, Thunk
+from pymc_mpimap.job.linker import BlockLinker
 from pymc_mpimap.signature import Slot
 from pymc_mpimap.vectormath.rewriting import vectorizing
 
@@ -69,6 +71,9 @@ def quiet_function(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
     Under the numba linker, elementary functions and sums are SIMD code, see
     `pymc_mpimap.vectormath`.
     """
+    mode = vectorizing(get_default_mode())
+    if isinstance(mode.linker, NumbaLinker):
+        mode = Mode(BlockLinker(), mode.provided_optimizer)
     with warnings.catch_warnings():
         # An Op without numba code (a JAX function in a job) runs in object mode: slower, right,
         # and nothing that the user could mend.
@@ -76,7 +81,7 @@ def quiet_function(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
         function = pytensor.function(
             list(inputs),
             list(outputs),
-            mode=vectorizing(get_default_mode()),
+            mode=mode,
             on_unused_input="ignore",
         )
     function.trust_input = True
