@@ -1,4 +1,4 @@
-"""Sums in 64 lanes: where they are, and that their bits depend on the terms alone."""
+"""Sums, in 64 lanes or of rows: where they are, and that their bits depend on the terms alone."""
 
 import math
 
@@ -46,8 +46,31 @@ def test_a_sum_depends_on_nothing_but_its_terms_and_their_order():
     assert rows[0] == pytest.approx(math.fsum(x[0]), abs=1e-13)
 
 
+@pytest.mark.parametrize("shape", [(3, 70), (1, 2), (5, 3, 2), (0, 5), (4, 0)])
+def test_sums_of_first_axes(shape):
+    x = np.random.default_rng(5).standard_normal(shape)
+    for n_summed in range(1, x.ndim):
+        function = summed(*range(n_summed), ndim=x.ndim)
+        assert [type(node.op) for node in function.maker.fgraph.apply_nodes] == [ops.StackSum]
+        (value,) = function(x)
+        (of_a_view,) = function(np.asfortranarray(x))
+        expected = np.zeros(shape[n_summed:])
+        for row in x.reshape(-1, *shape[n_summed:]) if x.size else ():
+            expected += row  # One after the other, so that the bits are equal.
+        np.testing.assert_array_equal(value, expected, strict=True)
+        np.testing.assert_array_equal(of_a_view, expected, strict=True)
+
+
 def test_other_reductions_stay():
-    x, n = pt.dmatrix(), pt.lvector()
+    x, n, y = pt.dmatrix(), pt.lvector(), pt.dtensor3()
+    outputs = [
+        x.prod(axis=1),
+        n.sum(),
+        n.astype("float32").sum(),
+        y.sum(axis=1),
+        y.sum(axis=(0, 2)),
+    ]
     with pytensor.config.change_flags(mode="NUMBA"):
-        function = quiet_function([x, n], [x.sum(axis=0), x.prod(axis=1), n.sum()])
-    assert ops.LaneSum not in [type(node.op) for node in function.maker.fgraph.apply_nodes]
+        function = quiet_function([x, n, y], outputs)
+    found = {type(node.op) for node in function.maker.fgraph.apply_nodes}
+    assert not found & {ops.LaneSum, ops.StackSum}

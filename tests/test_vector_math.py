@@ -328,6 +328,11 @@ def test_ops_run_in_python_too():
         value = Elemwise(op)(*map(pt.as_tensor, arguments)).eval(mode="FAST_COMPILE")
         np.testing.assert_allclose(value, function(x).eval(mode="FAST_COMPILE"), rtol=1e-15)
     assert ops.LaneSum(0)(pt.as_tensor(x)).eval(mode="FAST_COMPILE") == 2.5
+    rows = np.arange(6.0).reshape(3, 2)
+    total = ops.StackSum(1)(pt.as_tensor(rows)).eval(mode="FAST_COMPILE")
+    np.testing.assert_array_equal(total, [6.0, 9.0])
+    columns = ops.Columns(3, (2, 0))(pt.as_tensor(x), pt.as_tensor(-x)).eval(mode="FAST_COMPILE")
+    np.testing.assert_array_equal(columns, [[-0.5, 0.0, 0.5], [-2.0, 0.0, 2.0]])
     np.testing.assert_array_equal(ops.Stored()(pt.as_tensor(x)).eval(mode="FAST_COMPILE"), x)
     np.testing.assert_allclose(
         Elemwise(ops.Decay())(pt.as_tensor(-x)).eval(mode="FAST_COMPILE"), np.exp(-x)

@@ -9,6 +9,7 @@ import inspect
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
@@ -24,9 +25,11 @@ from pytensor.link.utils import fgraph_to_python
 
 from pymc_mpimap.vectormath import functions, lanes, products
 from pymc_mpimap.vectormath.ops import (
+    Columns,
     InlinedComposite,
     LaneSum,
     MatricesTimesVectors,
+    StackSum,
     Stored,
     VectorizableOp,
 )
@@ -42,7 +45,7 @@ def processor_suits() -> bool:
 
 def cache_key(*parts: object) -> str:
     """Return a key of what is compiled: it changes with every change of the code."""
-    sources = [inspect.getsource(module) for module in (functions, lanes, products)]
+    sources = [inspect.getsource(module) for module in (functions, products)]
     digest = blake2b(repr((*sources, *parts)).encode(), digest_size=16)
     return f"pymc_mpimap-{digest.hexdigest()}"
 
@@ -65,7 +68,41 @@ def _funcify_function(op: VectorizableOp, **_: Any) -> tuple[Any, str]:
 
 @register_funcify_and_cache_key(LaneSum)
 def _funcify_sum(op: LaneSum, node: Apply[Any], **_: Any) -> tuple[Any, str]:
-    return lanes.sum_of_rows(op.n_kept), cache_key("sum", op.n_kept, node.inputs[0].type.ndim)
+    key = cache_key("sum", lanes.STAMP, op.n_kept, node.inputs[0].type.ndim)
+    return lanes.sum_of_rows(op.n_kept), key
+
+
+@register_funcify_and_cache_key(StackSum)
+def _funcify_stack(op: StackSum, node: Apply[Any], **_: Any) -> tuple[Any, str]:
+    key = cache_key("stack", lanes.STAMP, op.n_summed, node.inputs[0].type.ndim)
+    return lanes.sum_of_stack(op.n_summed), key
+
+
+@register_funcify_and_cache_key(Columns)
+def _funcify_columns(op: Columns, **_: Any) -> tuple[Any, str]:
+    vectors = [f"x{k}" for k in range(len(op.places))]
+    source = [
+        f"def columns({', '.join(vectors)}):",
+        "    n = len(x0)",
+        *(
+            line
+            for vector in vectors[1:]
+            for line in (
+                f"    if len({vector}) != n:",
+                "        raise ValueError('the columns of a matrix are of different lengths')",
+            )
+        ),
+        f"    matrix = np.empty((n, {op.n_columns}))",
+        "    for i in range(n):",
+        *(
+            f"        matrix[i, {k}] = "
+            + (f"x{op.places.index(k)}[i]" if k in op.places else "0.0")
+            for k in range(op.n_columns)
+        ),
+        "    return matrix",
+    ]
+    function = compile_numba_function_src("\n".join(source), "columns", {"np": np})
+    return numba_njit(function), cache_key(*source)
 
 
 @register_funcify_and_cache_key(MatricesTimesVectors)

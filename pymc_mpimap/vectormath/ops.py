@@ -1,4 +1,4 @@
-"""Ops that stand for the vectorizable functions, and for sums in lanes, in a compiled graph.
+"""Ops that stand for the vectorizable functions, for sums and matrices, in a compiled graph.
 
 They are put into a graph after PyTensor's own rewrites, for the numba linker alone. No user meets
 them, so they have neither derivatives nor C code.
@@ -16,6 +16,7 @@ from pytensor.scalar.basic import Composite, ScalarOp, upgrade_to_float
 from pytensor.tensor.type import TensorType
 
 __all__ = [
+    "Columns",
     "Decay",
     "Exp",
     "Expm1",
@@ -25,6 +26,7 @@ __all__ = [
     "Log1p",
     "Sigmoid",
     "Softplus",
+    "StackSum",
     "Stored",
     "Tanh",
     "VectorizableOp",
@@ -168,6 +170,70 @@ class LaneSum(Op):
         """Sum by NumPy, in NumPy's order."""
         (x,) = inputs
         output_storage[0][0] = np.asarray(x.sum(axis=tuple(range(self.n_kept, x.ndim))))
+
+
+class StackSum(Op):
+    """The sum over the first axes of a float64 array, one element after the other.
+
+    Parameters
+    ----------
+    n_summed
+        The number of leading axes that go.
+    """
+
+    __props__ = ("n_summed",)
+
+    def __init__(self, n_summed: int) -> None:
+        self.n_summed = n_summed
+
+    def make_node(self, *inputs: Variable[Any, Any]) -> Apply[Any]:
+        """Return a sum of an array."""
+        (x,) = inputs
+        return Apply(self, [x], [TensorType("float64", shape=x.type.shape[self.n_summed :])()])
+
+    def infer_shape(self, _node: Any, shapes: Any) -> list[Any]:
+        """Return the shape of what is left."""
+        return [shapes[0][self.n_summed :]]
+
+    def perform(self, _node: Any, inputs: Any, output_storage: Any) -> None:
+        """Sum by NumPy, in NumPy's order."""
+        (x,) = inputs
+        output_storage[0][0] = np.asarray(x.sum(axis=tuple(range(self.n_summed))))
+
+
+class Columns(Op):
+    """A float64 matrix of some columns, zero elsewhere.
+
+    Parameters
+    ----------
+    n_columns
+        How many columns the matrix has.
+    places
+        Which column each of the vectors is.
+    """
+
+    __props__ = ("n_columns", "places")
+
+    def __init__(self, n_columns: int, places: tuple[int, ...]) -> None:
+        self.n_columns = n_columns
+        self.places = places
+
+    def make_node(self, *inputs: Variable[Any, Any]) -> Apply[Any]:
+        """Return the matrix of these vectors."""
+        vectors: Any = inputs
+        n = next((v.type.shape[0] for v in vectors if v.type.shape[0] is not None), None)
+        return Apply(self, list(inputs), [TensorType("float64", shape=(n, self.n_columns))()])
+
+    def infer_shape(self, _node: Any, shapes: Any) -> list[Any]:
+        """Return the shape of the matrix."""
+        return [(shapes[0][0], self.n_columns)]
+
+    def perform(self, _node: Any, inputs: Any, output_storage: Any) -> None:
+        """Fill in the matrix."""
+        matrix = np.zeros((len(inputs[0]), self.n_columns))
+        for place, vector in zip(self.places, inputs, strict=True):
+            matrix[:, place] = vector
+        output_storage[0][0] = matrix
 
 
 class MatricesTimesVectors(Op):

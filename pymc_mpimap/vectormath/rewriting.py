@@ -12,7 +12,7 @@ import numpy as np
 import pytensor.scalar as ps
 import pytensor.scalar.math as psm
 from pytensor.compile.mode import Mode
-from pytensor.graph.basic import Apply
+from pytensor.graph.basic import Apply, Constant
 from pytensor.graph.rewriting.basic import (
     SequentialGraphRewriter,
     dfs_rewriter,
@@ -20,9 +20,10 @@ from pytensor.graph.rewriting.basic import (
 )
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 from pytensor.link.numba.linker import NumbaLinker
+from pytensor.tensor.basic import Alloc
 from pytensor.tensor.blas import BatchedDot
 from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
-from pytensor.tensor.subtensor import AdvancedIncSubtensor
+from pytensor.tensor.subtensor import AdvancedIncSubtensor, IncSubtensor
 
 from pymc_mpimap.vectormath import ops
 
@@ -34,6 +35,8 @@ _BEFORE_FUSION, _AFTER_FUSION = 48.5, 49.2
 _AFTER_SCALARS = 100.5
 # Elements of a matrix up to which loops are quicker than BLAS.
 _SMALL = 256
+# Columns that one loop over the rows fills in.
+_MOST_COLUMNS = 32
 _exp, _log, _log1p, _expm1, _tanh = (
     Elemwise(op()) for op in (ops.Exp, ops.Log, ops.Log1p, ops.Expm1, ops.Tanh)
 )
@@ -71,11 +74,12 @@ def _substitute(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
 
 
 @node_rewriter([CAReduce])
-def _sum_in_lanes(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
-    """Replace a sum over the last axes.
+def _sum(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
+    """Replace a sum over the last axes or the first ones.
 
     PyTensor would make it part of the loop that computes the summands. As the order of a sum is
     not LLVM's to change, such a loop is not vectorized, and each sum waits for the one before.
+    Its own sum over first axes takes 3 to 5 s to compile.
     """
     (x,) = node.inputs
     op = node.op
@@ -85,9 +89,48 @@ def _sum_in_lanes(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
         return None
     axes = range(x.type.ndim) if op.axis is None else op.axis
     n_kept = x.type.ndim - len(axes)
-    if not axes or tuple(axes) != tuple(range(n_kept, x.type.ndim)):
+    if not axes:
         return None
-    return [ops.LaneSum(n_kept)(x)]
+    if tuple(axes) == tuple(range(n_kept, x.type.ndim)):
+        return [ops.LaneSum(n_kept)(x)]
+    if tuple(axes) == tuple(range(len(axes))):
+        return [ops.StackSum(len(axes))(x)]
+    return None
+
+
+@node_rewriter([IncSubtensor])
+def _collect_columns(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
+    """Replace a matrix of zeros to which columns are added, one after the other.
+
+    The derivatives by a vector are such a matrix where its elements are used one by one.
+    """
+    kind = node.outputs[0].type
+    if kind.ndim != 2 or kind.dtype != "float64" or (kind.shape[1] or math.inf) > _MOST_COLUMNS:
+        return None
+    columns = _columns_of(node.outputs[0])
+    if not columns:
+        return None
+    return [ops.Columns(kind.shape[1], tuple(columns))(*columns.values())]
+
+
+def _columns_of(matrix: Any) -> dict[int, Any] | None:
+    """Return the columns of a matrix that are not zero, or None where that is not known."""
+    producer = matrix.owner
+    op = None if producer is None else producer.op
+    if isinstance(op, Alloc):
+        value = producer.inputs[0]
+        return {} if isinstance(value, Constant) and not np.any(value.data) else None
+    if not isinstance(op, IncSubtensor) or op.idx_list != (slice(None), 0):
+        return None
+    before, vector, index = producer.inputs
+    columns = _columns_of(before)
+    right = vector.type.dtype == "float64" and vector.type.broadcastable == (False,)
+    if columns is None or not right or not isinstance(index, Constant):
+        return None
+    k = int(index.data) % matrix.type.shape[1]
+    added = k in columns and not op.set_instead_of_inc
+    columns[k] = columns[k] + vector if added else vector
+    return columns
 
 
 @node_rewriter([BatchedDot])
@@ -174,7 +217,12 @@ def vectorizing(mode: Mode) -> Mode:
     if not processor_suits():
         return mode
     before = SequentialGraphRewriter(
-        [dfs_rewriter(_substitute), dfs_rewriter(_sum_in_lanes), dfs_rewriter(_multiply)]
+        [
+            dfs_rewriter(_substitute),
+            dfs_rewriter(_sum),
+            dfs_rewriter(_multiply),
+            dfs_rewriter(_collect_columns),
+        ]
     )
     before.name = "vectorizable_functions"
     after = SequentialGraphRewriter([dfs_rewriter(_inline), dfs_rewriter(_store)])

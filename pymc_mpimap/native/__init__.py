@@ -1,0 +1,1 @@
+"""Compiled code that calls compiled code by its address, and that is kept on disk."""
