@@ -1,44 +1,18 @@
-"""Compiled code that is kept on disk, in PyTensor's cache of numba code, and never out of date."""
+"""The compiled code of this folder, kept on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-from numba import cfunc
-from pytensor.configdefaults import config
-from pytensor.link.numba.cache import CACHED_SRC_FUNCTIONS
+from pymc_mpimap.native import cache
 
-__all__ = ["STAMP", "compiled_callback", "is_caching"]
+__all__ = ["STAMP", "compiled_callback"]
 
-# numba looks at the file of a function alone, but compiles what it calls into it. All of this
-# folder's sources are part of each key: whatever changes, the old code is not found.
-STAMP = sha256(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-).hexdigest()
-
-
-def is_caching() -> bool:
-    """Say whether PyTensor keeps numba code on disk."""
-    return bool(config.numba__cache)
+STAMP = cache.stamp(__file__)
+"""Part of each key in a cache."""
 
 
 def compiled_callback(signature: Any, *key: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function to be called from C, or take it from the cache.
-
-    Parameters
-    ----------
-    signature : numba signature
-    *key
-        What the function closes over, if it does.
-    """
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        name = function.__name__
-        digest = sha256(f"{STAMP} {name} {key} {signature}".encode()).hexdigest()
-        CACHED_SRC_FUNCTIONS[function] = f"pymc_mpimap-{name}-{digest[:40]}"
-        return cfunc(signature, cache=is_caching(), error_model="numpy")(function)
-
-    return decorate
+    """Compile one of this folder's functions; see `pymc_mpimap.native.cache`."""
+    return cache.compiled_callback(signature, STAMP, *key)

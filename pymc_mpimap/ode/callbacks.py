@@ -20,11 +20,13 @@ from pytensor.link.numba.dispatch.basic import numba_funcify_and_cache_key
 from pytensor.tensor.basic import ScalarFromTensor, TensorFromScalar
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
 
+from pymc_mpimap.native.cache import is_caching
+from pymc_mpimap.native.memory import doubles
 from pymc_mpimap.ode import sundials
-from pymc_mpimap.ode.cache import STAMP, is_caching
+from pymc_mpimap.ode.cache import STAMP
 from pymc_mpimap.ode.jacobian import jacobian
 from pymc_mpimap.ode.layout import FIRST, LAST, N_INPUTS, PARAMETERS, WIDTH, Layout
-from pymc_mpimap.ode.memory import data, doubles
+from pymc_mpimap.ode.memory import data
 from pymc_mpimap.ode.scalarize import ScalarSystem
 
 __all__ = ["Callbacks", "compile_callbacks"]

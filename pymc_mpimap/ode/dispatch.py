@@ -1,4 +1,4 @@
-"""SolveIVP under PyTensor's numba linker: the solve is part of the compiled graph."""
+"""Solves under PyTensor's numba linker: part of the compiled graph."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pytensor.link.numba.dispatch.basic import (
     register_funcify_and_cache_key,
 )
 
+from pymc_mpimap.ode.each import SolveEach
 from pymc_mpimap.ode.methods import SCIPY, in_force
 from pymc_mpimap.ode.op import SolveIVP
 
@@ -29,4 +30,13 @@ def _funcify(op: SolveIVP, node: Apply, **options: Any) -> tuple[Any, str | None
     from pymc_mpimap.ode.kernel import solve_kernel  # Not before it is needed: it compiles.
 
     function, key = solve_kernel(solve)
+    return numba_njit(function), key
+
+
+@register_funcify_and_cache_key(SolveEach)
+def _funcify_each(op: SolveEach, **_: Any) -> tuple[Any, str | None]:
+    from pymc_mpimap.ode.kernel import solve_kernel
+
+    core = op.core
+    function, key = solve_kernel(core.solve.by(in_force(core.system.method)), op.per_job)
     return numba_njit(function), key

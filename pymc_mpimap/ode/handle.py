@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import njit, types
 
+from pymc_mpimap.native.memory import compact, doubles, exchange, words
 from pymc_mpimap.ode import sundials, sundials as c
 from pymc_mpimap.ode.cache import compiled_callback
-from pymc_mpimap.ode.memory import doubles, exchange, words
-from pymc_mpimap.ode.methods import AUTO, BDF, DOPRI5
+from pymc_mpimap.ode.methods import AUTO, BDF
 from pymc_mpimap.ode.sundials import LINEAR_SOLVE, OPERATIONS, VECTOR_OPERATIONS
 
 __all__ = ["N_RECORD", "acquire", "give_back", "release"]
@@ -25,7 +24,7 @@ free: Any = types.ExternalFunction("free", types.void(types.intp))
 N_REPLACED = len(OPERATIONS)
 
 # A problem's record: what compiled code needs to know of it, and its solver memory.
-RHS, JACOBIAN, WEIGHTS, SOLVE, TALLY, DRIVER = range(6)
+RHS, JACOBIAN, WEIGHTS, SOLVE, TALLY, COEFFICIENTS = range(6)
 REPLACED = 6
 REPLACING = REPLACED + len(OPERATIONS)
 SLOTS = REPLACING + len(OPERATIONS)
@@ -51,6 +50,7 @@ SAFETY = 0.9
 @njit
 def _create(record: Any, method: Any, n: Any, size: Any, room: Any) -> Any:
     """Make the memory for vectors of so many numbers and parameters of so much room."""
+    compact()
     r = words(record)
     memory = malloc(8 * N_WORDS)
     h = words(memory)
@@ -76,12 +76,7 @@ def _create(record: Any, method: Any, n: Any, size: Any, room: Any) -> Any:
     h[SLOPE] = c.N_VClone(h[Y])
     if method != BDF:
         h[EXPLICIT] = c.ERKStepCreate(r[RHS], 0.0, h[Y], h[CONTEXT])
-        name = b"ARKODE_TSITOURAS_7_4_5" if method != DOPRI5 else b"ARKODE_DORMAND_PRINCE_7_4_5"
-        text = np.zeros(len(name) + 1, np.uint8)
-        for k in range(len(name)):
-            text[k] = name[k]
-        c.ERKStepSetTableName(h[EXPLICIT], text.ctypes.data)
-        text[0] = 0  # Used once more, so that it lives until here.
+        c.ERKStepSetTableName(h[EXPLICIT], r[COEFFICIENTS])
         c.ARKodeWFtolerances(h[EXPLICIT], r[WEIGHTS])
         c.ARKodeSetUserData(h[EXPLICIT], h[USER])
         c.ARKodeSetMaxHnilWarns(h[EXPLICIT], -1)
@@ -107,6 +102,7 @@ def _create(record: Any, method: Any, n: Any, size: Any, room: Any) -> Any:
 
 @njit
 def _destroy(memory: Any) -> None:
+    compact()
     h = words(memory)
     if h[EXPLICIT]:
         c.ARKodeFree(memory + 8 * EXPLICIT)
@@ -126,6 +122,7 @@ def _destroy(memory: Any) -> None:
 @njit
 def acquire(record: Any, method: Any, n: Any, size: Any, room: Any) -> Any:
     """Take solver memory that nobody uses, of the right size, or make some."""
+    compact()
     for k in range(N_SLOTS):
         memory = exchange(record + 8 * (SLOTS + k), 0)
         if memory:
@@ -139,6 +136,7 @@ def acquire(record: Any, method: Any, n: Any, size: Any, room: Any) -> Any:
 @njit
 def give_back(record: Any, memory: Any) -> None:
     """Keep solver memory for the next solve."""
+    compact()
     for k in range(N_SLOTS):
         memory = exchange(record + 8 * (SLOTS + k), memory)
         if not memory:
@@ -149,6 +147,7 @@ def give_back(record: Any, memory: Any) -> None:
 @compiled_callback(types.int32(types.intp))
 def release(record: Any) -> Any:
     """Free a problem's solver memory; return how much there was."""
+    compact()
     n = 0
     for k in range(N_SLOTS):
         memory = exchange(record + 8 * (SLOTS + k), 0)

@@ -1,103 +1,15 @@
-"""Raw memory as numba sees it: pointers, symbols, and one atomic exchange."""
+"""What SUNDIALS hands to compiled code, and how its callbacks are called."""
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = [
-    "Buffer",
-    "call_jacobian",
-    "call_rhs",
-    "call_with",
-    "data",
-    "doubles",
-    "exchange",
-    "increase",
-    "length",
-    "symbol",
-    "words",
-]
-
-
-class Buffer:
-    """Words of memory that compiled code, also from a cache on disk, finds by name.
-
-    Parameters
-    ----------
-    name : str
-        What compiled code calls it, see `symbol`.
-    size : int
-        How many words.
-    """
-
-    def __init__(self, name: str, size: int):
-        self.name = name
-        self.words = (ctypes.c_int64 * size)()
-        self.address = ctypes.addressof(self.words)
-        llvm.add_symbol(name, self.address)
-
-
-def _symbol(_typing: Any, name: Any) -> Any:
-    """Return the address of the `Buffer` of this name, a literal."""
-    text = name.literal_value
-
-    def codegen(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        word = context.get_value_type(types.intp)
-        variable = builder.module.globals.get(text)
-        if variable is None:
-            variable = ir.GlobalVariable(builder.module, word, text)
-            variable.linkage = "external"
-        return builder.ptrtoint(variable, word)
-
-    return types.intp(name), codegen
-
-
-# What numba makes of these functions is called with other arguments than they have.
-symbol: Any = intrinsic(prefer_literal=True)(_symbol)
-
-
-def _pointer(target: Any) -> Any:
-    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(target))
-
-    def typed(_typing: Any, _address: Any) -> Any:
-        return target(types.intp), codegen
-
-    return intrinsic(typed)
-
-
-words: Any = _pointer(types.CPointer(types.intp))
-"""``words(address)`` as a pointer to words."""
-
-doubles: Any = _pointer(types.CPointer(types.float64))
-"""``doubles(address)`` as a pointer to doubles."""
-
-
-def _atomic(operation: str) -> Any:
-    def typed(_typing: Any, _address: Any, _value: Any) -> Any:
-        def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            where = builder.inttoptr(
-                arguments[0], context.get_value_type(types.CPointer(types.intp))
-            )
-            return builder.atomic_rmw(operation, where, arguments[1], "seq_cst")
-
-        return types.intp(types.intp, types.intp), codegen
-
-    return intrinsic(typed)
-
-
-exchange = _atomic("xchg")
-"""``exchange(address, word)``: put a word there and return the one that was, in one step."""
-
-increase = _atomic("add")
-"""``increase(address, word)``: add to the word there, in one step."""
+__all__ = ["call_jacobian", "call_rhs", "data", "length"]
 
 
 def _caller(n_pointers: int) -> Any:
@@ -123,46 +35,26 @@ call_jacobian = _caller(7)
 """``call_jacobian(address, (t, y, fy, J, user, 0, 0, 0))``"""
 
 
-def _call_with(_typing: Any, _function: Any, _values: Any) -> Any:
-    """Call ``int f(void *)`` by its address, with numbers and arrays packed into words.
+def _field(k: int, kind: Any) -> Any:
+    """Return what reads word `k` of a serial N_Vector's content, as this kind."""
 
-    An array, which must be contiguous, is packed as its address and its sizes. That the values
-    are arguments here keeps the arrays alive for as long as the call takes.
-    """
+    def typed(_typing: Any, _vector: Any) -> Any:
+        def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            word = ir.IntType(64)
+            pointer = word.as_pointer()
+            content = builder.load(builder.inttoptr(arguments[0], pointer))
+            fields = builder.inttoptr(content, pointer)
+            value = builder.load(builder.gep(fields, [word(k)]))
+            target = context.get_value_type(kind)
+            return value if target == word else builder.inttoptr(value, target)
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kinds = signature.args[1].types
-        packed = []
-        for kind, value in zip(kinds, cgutils.unpack_tuple(builder, arguments[1]), strict=True):
-            if isinstance(kind, types.Array):
-                array = context.make_array(kind)(context, builder, value)
-                packed.append(builder.ptrtoint(array.data, word))
-                packed += cgutils.unpack_tuple(builder, array.shape)
-            elif isinstance(kind, types.Float):
-                packed.append(builder.bitcast(value, word))
-            else:
-                packed.append(context.cast(builder, value, kind, types.intp))
-        block = cgutils.alloca_once(builder, word, size=len(packed))
-        for k, value in enumerate(packed):
-            builder.store(value, builder.gep(block, [ir.Constant(ir.IntType(32), k)]))
-        function = ir.FunctionType(context.get_value_type(types.int32), [word])
-        called = builder.inttoptr(arguments[0], function.as_pointer())
-        return builder.call(called, [builder.ptrtoint(block, word)])
+        return kind(types.intp), codegen
 
-    word = ir.IntType(64)
-    return types.int32(types.intp, _values), codegen
+    return intrinsic(typed)
 
 
-call_with: Any = intrinsic(_call_with)
+data: Any = _field(2, types.CPointer(types.float64))
+"""``data(vector)``: the values of a serial N_Vector."""
 
-
-@njit(inline="always")
-def data(vector: Any) -> Any:
-    """Return the values of a serial N_Vector."""
-    return doubles(words(words(vector)[0])[2])
-
-
-@njit(inline="always")
-def length(vector: Any) -> Any:
-    """Return the length of a serial N_Vector."""
-    return words(words(vector)[0])[0]
+length: Any = _field(0, types.intp)
+"""``length(vector)``: how many they are."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import threading
 from typing import Any
 
+from pymc_mpimap.native.memory import Buffer
 from pymc_mpimap.ode import sundials
 from pymc_mpimap.ode.callbacks import Callbacks, compile_callbacks
 from pymc_mpimap.ode.handle import (
-    DRIVER,
+    COEFFICIENTS,
     JACOBIAN,
     N_RECORD,
     REPLACED,
@@ -21,14 +23,17 @@ from pymc_mpimap.ode.handle import (
     release,
 )
 from pymc_mpimap.ode.layout import Layout
-from pymc_mpimap.ode.memory import Buffer
-from pymc_mpimap.ode.methods import AUTO, BDF, METHODS
-from pymc_mpimap.ode.solver import drive
+from pymc_mpimap.ode.methods import AUTO, BDF, DOPRI5, METHODS
 from pymc_mpimap.ode.system import Solve
 from pymc_mpimap.ode.vectors import error_weights, operations, solve_columns
 from pymc_mpimap.tally import TALLY as COUNTS
 
 __all__ = ["Problem", "problem_of"]
+
+
+# SUNDIALS' names of the coefficients of explicit methods.
+_DOPRI5 = ctypes.create_string_buffer(b"ARKODE_DORMAND_PRINCE_7_4_5")
+_TSIT5 = ctypes.create_string_buffer(b"ARKODE_TSITOURAS_7_4_5")
 
 
 class Problem:
@@ -53,14 +58,14 @@ class Problem:
         words[RHS] = self.callbacks.rhs.address
         words[JACOBIAN] = self.callbacks.jacobian.address if implicit else 0
         words[WEIGHTS] = error_weights.address
-        words[SOLVE] = solve_columns.address
+        words[SOLVE] = solve_columns().address if implicit else 0
         words[TALLY] = COUNTS.ctypes.data
-        words[DRIVER] = drive.address
-        for k, name in enumerate(sundials.OPERATIONS):
-            words[REPLACED + k] = sundials.address(name)
+        words[COEFFICIENTS] = ctypes.addressof(_DOPRI5 if self.method == DOPRI5 else _TSIT5)
         width = 0 if self.layout.dynamic else self.layout.fixed_width
-        for k, where in enumerate(operations(self.layout.n_states, width)):
-            words[REPLACING + k] = where
+        own = operations(self.layout.n_states, width, implicit=implicit)
+        for k, (name, where) in enumerate(zip(sundials.OPERATIONS, own, strict=True)):
+            words[REPLACED + k] = sundials.address(name)
+            words[REPLACING + k] = where or sundials.address(name)
 
     def release(self) -> int:
         """Free the solver memory that nobody uses; return how many blocks there were."""

@@ -10,10 +10,13 @@ import numpy as np
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
 from pymc_mpimap.ode.callbacks import compile_callbacks
-from pymc_mpimap.ode.layout import PARAMETERS
+from pymc_mpimap.ode.layout import ATOL
 from pymc_mpimap.ode.methods import SCIPY
 from pymc_mpimap.ode.schedule import (
     PROBLEMS,
+    SIZES,
+    STEPS,
+    UNEVEN_DOSES,
     Schedule,
     Shape,
     boundaries,
@@ -21,6 +24,7 @@ from pymc_mpimap.ode.schedule import (
     dose,
     enter,
     prepare,
+    room,
 )
 from pymc_mpimap.ode.system import BREAKS, T0, TS, Y0, Solve
 from pymc_mpimap.tally import TALLY
@@ -47,15 +51,19 @@ def solve_with_scipy(solve: Solve, inputs: Sequence[np.ndarray]) -> list[np.ndar
     system, layout = solve.system, solve.layout
     t0, y0, ts = inputs[T0].item(), inputs[Y0], inputs[TS]
     shape, columns = _shape(solve, inputs)
-    schedule, p = _schedule(solve, inputs)
-    if amiss := check(t0, ts, system.n_states, schedule):
+    schedule, p = _schedule(solve, inputs, columns)
+    amiss = check(t0, len(ts), ts, system.n_states, schedule)
+    if len(y0) != system.n_states:
+        amiss = SIZES
+    if amiss:
         raise ValueError(PROBLEMS[amiss])
     n, width = shape.n_states, shape.width
-    room = PARAMETERS + 2 * n + len(p) + len(shape.stepped) + width + 3 * len(schedule.times)
-    u, y = np.empty(room), np.empty((n, width))
-    prepare(u, y, shape, y0, p, system.rtol, np.array(system.atol), schedule)
-    scale = u[int(u[5]) + n : int(u[5]) + n + width]
-    atol = (np.array(system.atol)[:, None] * scale).ravel()
+    u = np.empty(room(n, width, len(p), schedule.n_stepped, schedule.n_doses))
+    y = np.empty((n, width))
+    prepare(u, y.ravel(), shape, y0, p, system.rtol, schedule)
+    tolerances = u[int(u[ATOL]) :]
+    tolerances[:n] = system.atol
+    atol = (tolerances[:n, None] * tolerances[n : n + width]).ravel()
     result = np.full((len(ts), n, width), np.nan)
     slopes = np.full((len(ts) if layout.slopes else 0, n), np.nan)
     TALLY[0] += 1
@@ -99,6 +107,9 @@ def _solve(
     slopes: np.ndarray,
 ) -> None:
     """Go from one discontinuity to the next, as `solver.integrate` does."""
+    flat = y.ravel()
+    stops = np.empty(schedule.n_breaks + 2 * schedule.n_doses + schedule.n_step_times + 1)
+    stops = stops[: boundaries(stops, t0, ts[-1] if len(ts) else t0, schedule)]
     step, system = _right_hand_side(solve), solve.system
     left = EVALUATIONS_A_STEP * system.max_steps * max(1, len(ts))
 
@@ -117,16 +128,15 @@ def _solve(
         while k < len(ts) and ts[k] <= t:
             result[k] = y
             if slopes.size:
-                slopes[k] = rhs(t, y.ravel()).reshape(y.shape)[:, 0]
+                slopes[k] = rhs(t, flat).reshape(y.shape)[:, 0]
             k += 1
         return k
 
-    stops = boundaries(t0, ts[-1] if len(ts) else t0, schedule)
     enter(u, shape, schedule, np.nextafter(t0, -np.inf), t0)
     if shape.initial_time >= 0:
-        y[:, shape.initial_time] = -rhs(t0, y.ravel()).reshape(y.shape)[:, 0]
+        y[:, shape.initial_time] = -rhs(t0, flat).reshape(y.shape)[:, 0]
     k, now = store(0, t0), t0
-    dose(y, shape, schedule, now)
+    dose(flat, shape, schedule, now)
     for stop in stops:
         enter(u, shape, schedule, now, stop)
         inside = np.unique(ts[(ts > now) & (ts < stop)])
@@ -134,7 +144,7 @@ def _solve(
             y[:] = states.reshape(y.shape)
             k = store(k, t)
         now = stop
-        dose(y, shape, schedule, now)
+        dose(flat, shape, schedule, now)
 
 
 def _segment(
@@ -170,7 +180,6 @@ def _shape(solve: Solve, inputs: Sequence[np.ndarray]) -> tuple[Shape, dict[int,
     columns = np.array([-1 if c is None else c for c in layout.columns], np.int64)
     width = layout.fixed_width
     at = {T0: width - 1, Y0: width - layout.initial_time - layout.n_states}
-    stepped = np.full(sum(system.stepped), -1, np.int64)
     first = 0
     for k, i in enumerate(system.leaves):
         if i in solve.wrt and not system.stepped[k]:
@@ -181,17 +190,18 @@ def _shape(solve: Solve, inputs: Sequence[np.ndarray]) -> tuple[Shape, dict[int,
         if i == system.amounts or (i in system.leaves and system.stepped[k]):
             at[i] = width
             width += inputs[i].size
-            if i != system.amounts:
-                stepped[sum(system.stepped[:k])] = at[i]
-    known = [at[i] if i in solve.wrt else -1 for i in (Y0, T0)]
-    amounts = at[system.amounts] if system.amounts in solve.wrt else -1
+    initial_states, initial_time, amounts = (
+        at[i] if i is not None and i in solve.wrt else -1 for i in (Y0, T0, system.amounts)
+    )
     shape = Shape(
-        layout.n_states, width, len(columns), columns, known[0], known[1], amounts, stepped
+        layout.n_states, width, len(columns), columns, initial_states, initial_time, amounts
     )
     return shape, at
 
 
-def _schedule(solve: Solve, inputs: Sequence[np.ndarray]) -> tuple[Schedule, np.ndarray]:
+def _schedule(
+    solve: Solve, inputs: Sequence[np.ndarray], columns: dict[int, int]
+) -> tuple[Schedule, np.ndarray]:
     """Return the discontinuities of a solve, and its parameters."""
     system = solve.system
     p, step_times, step_values, steps = [], [np.empty(0)], [np.empty(0)], []
@@ -202,19 +212,28 @@ def _schedule(solve: Solve, inputs: Sequence[np.ndarray]) -> tuple[Schedule, np.
         if system.stepped[k]:
             when = inputs[next(times)]
             if len(inputs[i]) != len(when) + 1:
-                raise ValueError(PROBLEMS[7])
-            steps.append((n_times, len(when), n_values, size, first))
+                raise ValueError(PROBLEMS[STEPS])
+            column = columns[i] if i in solve.wrt else -1
+            steps.append((n_times, len(when), n_values, size, first, column))
             step_times.append(when)
             step_values.append(inputs[i].ravel())
             n_times, n_values = n_times + len(when), n_values + inputs[i].size
             p.append(np.zeros(size))
         else:
+            if inputs[i].size != size:
+                raise ValueError(PROBLEMS[SIZES])
             p.append(inputs[i].ravel())
         first += size
     empty = np.empty(0)
     doses = [inputs[i] for i in system.dose_inputs] or [empty] * 3 + [np.empty(0, np.int64)]
     times_of_doses, amounts, durations, states = doses
+    if len({len(values) for values in doses}) > 1:
+        raise ValueError(PROBLEMS[UNEVEN_DOSES])
     schedule = Schedule(
+        len(inputs[BREAKS]),
+        len(times_of_doses),
+        n_times,
+        len(steps),
         inputs[BREAKS],
         times_of_doses,
         amounts,
@@ -222,6 +241,6 @@ def _schedule(solve: Solve, inputs: Sequence[np.ndarray]) -> tuple[Schedule, np.
         states,
         np.concatenate(step_times),
         np.concatenate(step_values),
-        np.array(steps, np.int64).reshape(-1, 5),
+        np.array(steps, np.int64).ravel(),
     )
     return schedule, np.concatenate([empty, *p])

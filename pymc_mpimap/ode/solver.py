@@ -1,14 +1,14 @@
-"""One solve by SUNDIALS, in compiled code from beginning to end."""
+"""From one discontinuity to the next by SUNDIALS."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
+from numba import njit
 
+from pymc_mpimap.native.memory import compact, doubles, words
 from pymc_mpimap.ode import sundials as c
-from pymc_mpimap.ode.cache import compiled_callback
 from pymc_mpimap.ode.handle import (
     COUNT,
     EXPLICIT,
@@ -19,22 +19,30 @@ from pymc_mpimap.ode.handle import (
     REACHED,
     RHS,
     SLOPE,
-    TALLY,
     USER,
     VALUES,
     Y,
-    acquire,
-    give_back,
 )
-from pymc_mpimap.ode.layout import PARAMETERS, PART
-from pymc_mpimap.ode.memory import call_jacobian, call_rhs, data, doubles, increase, words
+from pymc_mpimap.ode.layout import PART
+from pymc_mpimap.ode.memory import call_jacobian, call_rhs, data
 from pymc_mpimap.ode.methods import AUTO, BDF
-from pymc_mpimap.ode.schedule import Schedule, Shape, boundaries, check, dose, enter, prepare
-from pymc_mpimap.tally import N_COUNTS
+from pymc_mpimap.ode.request import (
+    FIRST_STEP,
+    MAX_STEPS,
+    METHOD,
+    N_STATES,
+    RECORD,
+    SLOPES,
+    TABLE,
+    numbers,
+    size,
+    store,
+)
+from pymc_mpimap.ode.schedule import boundaries, dose, enter
+from pymc_mpimap.ode.system import T0, TS
 
-__all__ = ["REFUSED", "drive"]
+__all__ = ["integrate"]
 
-REFUSED = 1000
 TOO_MANY_STEPS = -1
 FIRST_RHS_FAILED = -9
 
@@ -51,20 +59,27 @@ STEPS_BEFORE_A_LOOK = 500
 
 
 @njit(error_model="numpy")
-def _start(record: Any, memory: Any, implicit: Any, now: Any, first_step: Any) -> None:
-    h, r = words(memory), words(record)
-    doubles(h[USER])[PART] = IMPLICIT_PART if implicit else 1.0
-    if implicit:
-        c.CVodeReInit(h[IMPLICIT], now, h[Y])
-        c.CVodeSetInitStep(h[IMPLICIT], first_step)
-    else:
-        c.ERKStepReInit(h[EXPLICIT], r[RHS], now, h[Y])
-        c.ARKodeSetInitStep(h[EXPLICIT], first_step)
+def _start_explicit(record: Any, memory: Any, now: Any, first_step: Any) -> None:
+    compact()
+    h = words(memory)
+    doubles(h[USER])[PART] = 1.0
+    c.ERKStepReInit(h[EXPLICIT], words(record)[RHS], now, h[Y])
+    c.ARKodeSetInitStep(h[EXPLICIT], first_step)
+
+
+@njit(error_model="numpy")
+def _start_implicit(memory: Any, now: Any, first_step: Any) -> None:
+    compact()
+    h = words(memory)
+    doubles(h[USER])[PART] = IMPLICIT_PART
+    c.CVodeReInit(h[IMPLICIT], now, h[Y])
+    c.CVodeSetInitStep(h[IMPLICIT], first_step)
 
 
 @njit(error_model="numpy")
 def _is_stiff(record: Any, memory: Any, n: Any, now: Any) -> Any:
     """Whether stability, not accuracy, seems to keep the explicit method's steps short."""
+    compact()
     h, r = words(memory), words(record)
     c.ARKodeGetLastStep(h[EXPLICIT], memory + 8 * LAST_STEP)
     if call_jacobian(r[JACOBIAN], (now, h[Y], 0, h[MATRIX], h[USER], 0, 0, 0)) != 0:
@@ -91,6 +106,7 @@ def _advance(
     max_steps: Any,
 ) -> Any:
     """Go on to `target`; return SUNDIALS' flag, and whether BDF does it from here."""
+    compact()
     h, at = words(memory), memory + 8 * REACHED
     if not implicit:
         c.ARKodeGetNumSteps(h[EXPLICIT], memory + 8 * COUNT)
@@ -113,78 +129,37 @@ def _advance(
                 c.ARKodeGetNumSteps(h[EXPLICIT], memory + 8 * COUNT)
                 many = h[COUNT] - before > MANY_STEPS
                 if many and _is_stiff(record, memory, n, target):
-                    _start(record, memory, True, target, 0.0)
+                    _start_implicit(memory, target, 0.0)
                     implicit = True
             return flag, implicit
-        _start(record, memory, True, doubles(memory)[REACHED], 0.0)
+        _start_implicit(memory, doubles(memory)[REACHED], 0.0)
     c.CVodeSetMaxNumSteps(h[IMPLICIT], max_steps)
     c.CVodeSetStopTime(h[IMPLICIT], stop)
     return c.CVode(h[IMPLICIT], target, h[Y], at, 1), True
 
 
-@njit(inline="always")
-def _numbers(a: Any, k: Any) -> Any:
-    """Return the array of numbers whose address and length are at `k`."""
-    return carray(doubles(a[k]), (a[k + 1],))
-
-
-@njit(inline="always")
-def _integers(a: Any, k: Any) -> Any:
-    return carray(words(a[k]), (a[k + 1],))
-
-
-@compiled_callback(types.int32(types.intp))
-def drive(arguments: Any) -> Any:
-    """Check one solve's inputs and solve; called by address, so that it is compiled but once.
+@njit(error_model="numpy", inline="always")
+def integrate(q: Any, t: Any, memory: Any, shape: Any, schedule: Any, stops: Any) -> Any:
+    """Solve, and store what there is at the output times; return SUNDIALS' flag.
 
     Parameters
     ----------
-    arguments : int
-        The address of what `call_with` has packed: the address of the problem's record, the
-        method, the most steps, the initial time, the relative tolerance and the first step; the
-        five single numbers of `Shape` and its two arrays; the arrays of `Schedule`; and as arrays
-        the initial states, the output times, the parameters, the absolute tolerances, and what is
-        filled in: the solution with its sensitivities, (n_times, n_states, width), and the time
-        derivatives at the output times, (n_times, n_states), or of no length if nobody wants them.
-
-    Returns
-    -------
-    int
-        SUNDIALS' flag, or `REFUSED` and the number of what `check` finds amiss.
+    q, t : pointer to words
+        The request, see `request`, and the table.
+    memory : int
+        The address of solver memory that is prepared for the solve.
+    shape : Shape
+    schedule : Schedule
+    stops : pointer to doubles
+        Room for where the solver stops.
     """
-    a, f = words(arguments), doubles(arguments)
-    record, method, max_steps, t0, rtol, first_step = a[0], a[1], a[2], f[3], f[4], f[5]
-    n, width = a[6], a[7]
-    columns, stepped = _integers(a, 11), _integers(a, 13)
-    shape = Shape(n, width, len(columns), columns, a[8], a[9], a[10], stepped)
-    steps = carray(words(a[29]), (a[30], a[31]))
-    schedule = Schedule(
-        _numbers(a, 15),
-        _numbers(a, 17),
-        _numbers(a, 19),
-        _numbers(a, 21),
-        _integers(a, 23),
-        _numbers(a, 25),
-        _numbers(a, 27),
-        steps,
-    )
-    y0, ts, p, atol = _numbers(a, 32), _numbers(a, 34), _numbers(a, 36), _numbers(a, 38)
-    amiss = check(t0, ts, n, schedule)
-    if amiss:
-        return REFUSED + amiss
-    solution = carray(doubles(a[40]), (a[41], a[42], a[43]))
-    slopes = carray(doubles(a[44]), (a[45], a[46]))
-    n_times = len(ts)
-    room = PARAMETERS + shape.n_parameters + 2 * n + len(shape.stepped) + width
-    room += 3 * len(schedule.times)
-    memory = acquire(record, method, n, n * width, room)
+    record, method, n, max_steps = t[RECORD], t[METHOD], t[N_STATES], t[MAX_STEPS]
+    first_step = doubles(q[TABLE])[FIRST_STEP]
     h, r = words(memory), words(record)
-    u = carray(doubles(h[USER]), (room,))
-    y = carray(doubles(h[VALUES]), (n, width))
-    slope = carray(data(h[SLOPE]), (n, width))
-    prepare(u, y, shape, y0, p, rtol, atol, schedule)
+    u, y, slope = doubles(h[USER]), doubles(h[VALUES]), data(h[SLOPE])
+    t0, ts, n_times = numbers(q, T0)[0], numbers(q, TS), size(q, TS)
     implicit = method == BDF
-    stops = boundaries(t0, ts[-1] if n_times else t0, schedule)
+    n_stops = boundaries(stops, t0, ts[n_times - 1] if n_times else t0, schedule)
     flag = 0
     # As before anything begins at t0: an earlier start would have been without it.
     enter(u, shape, schedule, np.nextafter(t0, -np.inf), t0)
@@ -192,14 +167,17 @@ def drive(arguments: Any) -> Any:
         if call_rhs(r[RHS], (t0, h[Y], h[SLOPE], h[USER])) != 0:
             flag = FIRST_RHS_FAILED
         for i in range(n):
-            y[i, shape.initial_time] = -slope[i, 0]
-    k, now = 0, t0
-    for segment in range(-1, len(stops)):
+            y[i * shape.width + shape.initial_time] = -slope[i * shape.width]
+    k, now = np.int64(0), t0
+    for segment in range(-1, n_stops):
         stop = t0
         if segment >= 0:
             stop = stops[segment]
             enter(u, shape, schedule, now, stop)
-            _start(record, memory, implicit, now, first_step)
+            if implicit:
+                _start_implicit(memory, now, first_step)
+            else:
+                _start_explicit(record, memory, now, first_step)
         while flag >= 0:
             target = stop
             if k < n_times and ts[k] < stop:
@@ -211,30 +189,14 @@ def drive(arguments: Any) -> Any:
                 )
             now = target
             while flag >= 0 and k < n_times and ts[k] <= now:
-                for i in range(n):
-                    for s in range(width):
-                        solution[k, i, s] = y[i, s]
-                if slopes.size:
-                    if call_rhs(r[RHS], (now, h[Y], h[SLOPE], h[USER])) != 0:
-                        flag = FIRST_RHS_FAILED
-                    for i in range(n):
-                        slopes[k, i] = slope[i, 0]
+                if t[SLOPES] and call_rhs(r[RHS], (now, h[Y], h[SLOPE], h[USER])) != 0:
+                    flag = FIRST_RHS_FAILED
+                store(q, t, k, memory, shape.width)
                 k += 1
             if now >= stop:
                 break
         if flag < 0:
-            break
+            return flag
         # After the outputs of the same time: they are of the moment before the dose.
         dose(y, shape, schedule, now)
-    tally = r[TALLY]
-    increase(tally, 1)
-    if flag < 0:
-        increase(tally + 8 * min(-flag, N_COUNTS - 1), 1)
-        for k in range(n_times):
-            for i in range(n):
-                for s in range(width):
-                    solution[k, i, s] = np.nan
-                if slopes.size:
-                    slopes[k, i] = np.nan
-    give_back(record, memory)
     return flag

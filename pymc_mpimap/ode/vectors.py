@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from pymc_mpimap.native.memory import doubles, words
 from pymc_mpimap.ode import sundials
 from pymc_mpimap.ode.cache import compiled_callback
 from pymc_mpimap.ode.layout import ATOL, N_STATES, PART, RTOL, WIDTH
-from pymc_mpimap.ode.memory import data, doubles, length, words
+from pymc_mpimap.ode.memory import data, length
 
 __all__ = ["error_weights", "norm", "operations", "solve_columns"]
 
@@ -85,6 +86,13 @@ def _arithmetic(size: int) -> tuple[Any, ...]:
             j += 1
         return 0
 
+    return linear_sum, scale, linear_combination
+
+
+@cache
+def _arithmetic_of_several(size: int) -> tuple[Any, ...]:
+    """Return what BDF alone does with several vectors of this size."""
+
     @compiled_callback(i32(i32, pointer, pointer, pointer, pointer), size)
     def scale_add_multi(k: Any, factors: Any, x: Any, added: Any, sums: Any) -> Any:
         n, xs, c, ys, zs = size or length(x), data(x), doubles(factors), words(added), words(sums)
@@ -104,7 +112,7 @@ def _arithmetic(size: int) -> tuple[Any, ...]:
                 z[i] = factor * x[i]
         return 0
 
-    return linear_sum, scale, linear_combination, scale_add_multi, scale_array
+    return scale_add_multi, scale_array
 
 
 @cache
@@ -146,8 +154,7 @@ def error_weights(y: Any, weights: Any, user: Any) -> Any:
     return 0
 
 
-@compiled_callback(i32(pointer, pointer, pointer, pointer, f64))
-def solve_columns(solver: Any, matrix: Any, x: Any, b: Any, _tolerance: Any) -> Any:
+def _solve_columns(solver: Any, matrix: Any, x: Any, b: Any, _tolerance: Any) -> Any:
     """Solve ``A x = b`` for every column of b, with the factors that SUNLinSol_Dense has made.
 
     The Newton matrix of a state with sensitivities has the n x n matrix of the state in each
@@ -184,14 +191,26 @@ def solve_columns(solver: Any, matrix: Any, x: Any, b: Any, _tolerance: Any) -> 
     return 0
 
 
+@cache
+def solve_columns() -> Any:
+    """Return what solves for every column, see above; explicit methods never need it."""
+    return compiled_callback(i32(pointer, pointer, pointer, pointer, f64))(_solve_columns)
+
+
 LARGEST_UNROLLED = 64
 
 
-def operations(n_states: int, width: int) -> tuple[int, ...]:
+def operations(n_states: int, width: int, *, implicit: bool) -> list[int]:
     """Return the addresses of the operations, in the order of `sundials.OPERATIONS`.
 
-    A width of 0 is one that is not known yet.
+    A width of 0 is one that is not known yet. Where an explicit method has no use for an
+    operation, 0 stands for it.
     """
     size = n_states * width
-    functions = _arithmetic(size if size <= LARGEST_UNROLLED else 0)
-    return tuple(int(function.address) for function in (*functions, norm(n_states)))
+    size = size if size <= LARGEST_UNROLLED else 0
+    addresses = [int(function.address) for function in _arithmetic(size)]
+    if implicit:
+        addresses += [int(function.address) for function in _arithmetic_of_several(size)]
+    else:
+        addresses += [0, 0]
+    return [*addresses, int(norm(n_states).address)]

@@ -9,9 +9,10 @@ from pytensor.gradient import NullTypeGradError
 
 from pymc_mpimap import Doses, Steps, solve_ivp
 from pymc_mpimap.errors import InputError
-from pymc_mpimap.ode.schedule import PROBLEMS
+from pymc_mpimap.ode.evaluate import evaluate
+from pymc_mpimap.ode.schedule import PROBLEMS, SIZES
 from tests.helpers import assert_same_bits, in_modes
-from tests.ode.helpers import allowed, assert_within, compiled, linear, vector
+from tests.ode.helpers import allowed, assert_within, compiled, linear, node_of, vector
 
 TOLERANCE = 1e-8
 SOLVERS = ["tsit5", "bdf", "auto", "scipy-LSODA"]
@@ -345,7 +346,21 @@ def test_times_that_make_no_sense(mode, method):
         with pytest.raises(ValueError, match=PROBLEMS[number]):
             f(**wrong)
     assert_same_bits(f(), before)
-    assert {number for number, _ in WRONG} == set(range(1, len(PROBLEMS)))
+    assert {number for number, _ in WRONG} == set(range(1, len(PROBLEMS))) - {SIZES}
+
+
+@pytest.mark.parametrize("method", ["tsit5", "scipy-LSODA"])
+def test_sizes_that_the_graph_does_not_have(method):
+    """PyTensor sees to them; who calls the Op by hand is refused."""
+    k = vector("k", 2)
+    op = node_of(solve_ivp(lambda t, y, k: -k * y, 0.0, [1.0, 2.0], [1.0], k, method=method)).op
+    good = [np.array(0.0), np.ones(2), np.ones(1), np.empty(0), np.ones(2)]
+    (expected,) = evaluate(op.solve, good)
+    for position in (1, 4):
+        wrong = [*good[:position], np.ones(3), *good[position + 1 :]]
+        with pytest.raises(ValueError, match=PROBLEMS[SIZES]):
+            evaluate(op.solve, wrong)
+    assert_same_bits(evaluate(op.solve, good)[0], expected)
 
 
 @in_modes("FAST_COMPILE", "NUMBA")
