@@ -23,7 +23,8 @@ from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.job.base import Kernel, Thunk
-from pymc_mpimap.job.linker import BlockLinker
+from pymc_mpimap.job.linker import BlockLinker, compile_for
+from pymc_mpimap.native.compiling import compiling
 from pymc_mpimap.signature import Slot
 from pymc_mpimap.vectormath.rewriting import vectorizing
 
@@ -60,6 +61,7 @@ def compile_block(job: GraphJob) -> Kernel:
 
     def kernel(_first: int, n: int, inputs: Sequence[Any]) -> Thunk:
         arguments = [np.asarray(n), *inputs]
+        compile_for(code, arguments)
         return lambda: code(*arguments)
 
     return kernel
@@ -74,7 +76,7 @@ def quiet_function(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
     mode = vectorizing(get_default_mode())
     if isinstance(mode.linker, NumbaLinker):
         mode = Mode(BlockLinker(), mode.provided_optimizer)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), compiling():
         # An Op without numba code (a JAX function in a job) runs in object mode: slower, right,
         # and nothing that the user could mend.
         warnings.filterwarnings("ignore", "Numba will use object mode", UserWarning)

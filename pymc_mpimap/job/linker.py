@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, override
 
 from pytensor.configdefaults import config
 from pytensor.link.numba.linker import NumbaLinker
 
-__all__ = ["BlockLinker"]
+from pymc_mpimap.native.compiling import compiling
+
+__all__ = ["BlockLinker", "compile_for"]
 
 
 class BlockLinker(NumbaLinker):
@@ -44,3 +46,12 @@ class BlockLinker(NumbaLinker):
             )
         compiled: Callable[..., Any] = numba_njit(python, final_function=True, cache=cache)
         return compiled
+
+
+def compile_for(code: Any, arguments: Sequence[Any]) -> None:
+    """Compile a block's code before its first call, if it is numba's: the call would do it too."""
+    if getattr(code, "signatures", None) == []:
+        from numba import typeof
+
+        with compiling():
+            code.compile(tuple(typeof(value) for value in arguments))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from numba import njit, types
@@ -52,14 +53,14 @@ from pymc_mpimap.ode.solver import integrate
 from pymc_mpimap.ode.system import BREAKS, LEAVES as FIRST_LEAF, T0, TS, Y0
 from pymc_mpimap.tally import N_COUNTS
 
-__all__ = ["drive"]
+__all__ = ["driver"]
 
 
 @njit(error_model="numpy")
 def _collect(q: Any, t: Any, p: Any, schedule: Any) -> Any:
     """Fill in the parameters, and the steps of those that are stepped; return what is amiss."""
     compact()
-    steps, n_p, n_stepped, n_times, n_values = schedule.steps, 0, 0, 0, 0
+    n_p = n_stepped = n_times = n_values = 0
     for k in range(t[N_LEAVES]):
         leaf = t[LEAVES] + LEAF * k
         width, times, wanted = t[leaf], t[leaf + 1], t[leaf + 2]
@@ -70,8 +71,8 @@ def _collect(q: Any, t: Any, p: Any, schedule: Any) -> Any:
         if times == NONE:
             for i in range(width):
                 p[n_p + i] = values[i]
-        else:
-            row = STEP * n_stepped
+        elif schedule is not None:
+            steps, row = schedule.steps, STEP * n_stepped
             steps[row], steps[row + 1], steps[row + 2] = n_times, n, n_values
             steps[row + 3], steps[row + 4] = width, n_p
             steps[row + 5] = NONE if wanted == NONE else first_column(q, wanted)
@@ -86,31 +87,34 @@ def _collect(q: Any, t: Any, p: Any, schedule: Any) -> Any:
 
 
 @njit(error_model="numpy")
-def _count_steps(q: Any, t: Any) -> Any:
-    """Return how many times of steps there are, and how many numbers as values between them."""
-    n_times = n_values = 0
+def _count_discontinuities(q: Any, t: Any) -> Any:
+    """Return how many times of steps there are, numbers as values between them, and doses."""
+    compact()
+    n_times = n_values = n_doses = 0
     for k in range(t[N_LEAVES]):
         times = t[t[LEAVES] + LEAF * k + 1]
         if times != NONE:
             n_times += size(q, times)
             n_values += size(q, FIRST_LEAF + k)
-    return n_times, n_values
+    if t[DOSES] != NONE:
+        n_doses = size(q, t[DOSES])
+        for i in range(1, 4):
+            if size(q, t[DOSES] + i) != n_doses:
+                n_doses = -1
+                break
+    return n_times, n_values, n_doses
 
 
 # Inlined by numba: as a function of its own, all that it calls would be optimized once more.
 @njit(error_model="numpy", inline="always")
-def _solve(q: Any, t: Any, width: Any) -> Any:
+def _solve(q: Any, t: Any, width: Any, scheduled: Any, with_bdf: Any) -> Any:
     """Check and solve one job; return the number of what is amiss with its inputs."""
     record, n, n_parameters, n_stepped = t[RECORD], t[N_STATES], t[N_PARAMETERS], t[N_STEPPED]
-    n_step_times, n_step_values = _count_steps(q, t)
-    # Where there are no doses, any input does in the place of theirs.
-    n_doses, doses, after = 0, BREAKS, 0
-    if t[DOSES] != NONE:
-        doses, after = t[DOSES], 1
-        n_doses = size(q, doses)
-        for i in range(1, 4):
-            if size(q, doses + i) != n_doses:
-                return UNEVEN_DOSES
+    n_step_times = n_step_values = n_doses = 0
+    if scheduled is not None:
+        n_step_times, n_step_values, n_doses = _count_discontinuities(q, t)
+    if n_doses < 0:
+        return UNEVEN_DOSES
     if size(q, Y0) != n:
         return SIZES
     amounts = NONE if t[AMOUNTS] == NONE else first_column(q, t[AMOUNTS])
@@ -120,27 +124,31 @@ def _solve(q: Any, t: Any, width: Any) -> Any:
     n_u = room(n, width, n_parameters, n_stepped, n_doses)
     n_stops = size(q, BREAKS) + 2 * n_doses + n_step_times + 1
     n_all = n_u + n_parameters + STEP * n_stepped + n_step_times + n_step_values + n_stops
-    memory = acquire(record, t[METHOD], n, n * width, n_all)
+    memory = acquire(record, t[METHOD], n, n * width, n_all, with_bdf)
     h = words(memory)
     p = h[USER] + 8 * n_u
     steps = p + 8 * n_parameters
     step_times = steps + 8 * STEP * n_stepped
     step_values = step_times + 8 * n_step_times
     stops = step_values + 8 * n_step_values
-    schedule = Schedule(
-        size(q, BREAKS),
-        n_doses,
-        n_step_times,
-        n_stepped,
-        numbers(q, BREAKS),
-        numbers(q, doses),
-        numbers(q, doses + after),
-        numbers(q, doses + 2 * after),
-        words(address(q, doses + 3 * after)),
-        doubles(step_times),
-        doubles(step_values),
-        words(steps),
-    )
+    schedule = None
+    if scheduled is not None:
+        # Where there are no doses, any input does in the place of theirs.
+        doses, after = (BREAKS, 0) if t[DOSES] == NONE else (t[DOSES], 1)
+        schedule = Schedule(
+            size(q, BREAKS),
+            n_doses,
+            n_step_times,
+            n_stepped,
+            numbers(q, BREAKS),
+            numbers(q, doses),
+            numbers(q, doses + after),
+            numbers(q, doses + 2 * after),
+            words(address(q, doses + 3 * after)),
+            doubles(step_times),
+            doubles(step_values),
+            words(steps),
+        )
     amiss = _collect(q, t, doubles(p), schedule)
     if not amiss:
         amiss = check(numbers(q, T0)[0], size(q, TS), numbers(q, TS), n, schedule)
@@ -149,7 +157,7 @@ def _solve(q: Any, t: Any, width: Any) -> Any:
         prepare(u, doubles(h[VALUES]), shape, numbers(q, Y0), doubles(p), settings[RTOL], schedule)
         for i in range(n):
             u[int(u[ATOL_AT]) + i] = settings[t[ATOL] + i]
-        flag = integrate(q, t, memory, shape, schedule, doubles(stops))
+        flag = integrate(q, t, memory, shape, schedule, doubles(stops), with_bdf)
         tally = words(record)[TALLY]
         increase(tally, 1)
         if flag < 0:
@@ -159,22 +167,26 @@ def _solve(q: Any, t: Any, width: Any) -> Any:
     return amiss
 
 
-@compiled_callback(types.int32(types.intp))
-def drive(request: Any) -> Any:
-    """Check and solve all jobs of a request; called by address, so that it is compiled but once.
+@cache
+def driver(*, scheduled: bool, implicit: bool) -> Any:
+    """Return the driver for solves with or without discontinuities and BDF.
 
-    Returns
-    -------
-    int
-        0, or the number of what `schedule.PROBLEMS` says is amiss with a job's inputs.
+    Leaving out what is not used saves a third of the time to compile. Numba leaves out what
+    depends on a comparison of None.
     """
-    compact()
-    q = words(request)
-    t = words(q[TABLE])
-    width = resolve(q, t)
-    for _ in range(q[N_JOBS]):
-        amiss = _solve(q, t, width)
-        if amiss:
-            return amiss
-        advance(q, t, size(q, TS) * t[N_STATES])
-    return 0
+    schedule, with_bdf = scheduled or None, implicit or None
+
+    @compiled_callback(types.int32(types.intp), scheduled, implicit)
+    def drive(request: Any) -> Any:
+        """Check and solve all jobs; return 0, or what `PROBLEMS` says is amiss with one."""
+        q = words(request)
+        t = words(q[TABLE])
+        width = resolve(q, t)
+        for _ in range(q[N_JOBS]):
+            amiss = _solve(q, t, width, schedule, with_bdf)
+            if amiss:
+                return amiss
+            advance(q, t, size(q, TS) * t[N_STATES])
+        return 0
+
+    return drive

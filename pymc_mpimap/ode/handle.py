@@ -5,6 +5,7 @@ There are as many blocks of it as threads have solved a problem at the same time
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from numba import njit, types
@@ -15,7 +16,7 @@ from pymc_mpimap.ode.cache import compiled_callback
 from pymc_mpimap.ode.methods import AUTO, BDF
 from pymc_mpimap.ode.sundials import LINEAR_SOLVE, OPERATIONS, VECTOR_OPERATIONS
 
-__all__ = ["N_RECORD", "acquire", "give_back", "release"]
+__all__ = ["N_RECORD", "acquire", "give_back", "releasing"]
 
 sundials.require()
 malloc: Any = types.ExternalFunction("malloc", types.intp(types.intp))
@@ -48,7 +49,7 @@ SAFETY = 0.9
 
 
 @njit
-def _create(record: Any, method: Any, n: Any, size: Any, room: Any) -> Any:
+def _create(record: Any, method: Any, n: Any, size: Any, room: Any, with_bdf: Any) -> Any:
     """Make the memory for vectors of so many numbers and parameters of so much room."""
     compact()
     r = words(record)
@@ -84,7 +85,7 @@ def _create(record: Any, method: Any, n: Any, size: Any, room: Any) -> Any:
         c.ARKodeSetErrorBias(h[EXPLICIT], 1.0)
         # Each output time is stepped to: nothing need be kept for interpolation.
         c.ARKodeSetInterpolantType(h[EXPLICIT], NO_INTERPOLANT)
-    if method == BDF or method == AUTO:
+    if with_bdf is not None and (method == BDF or method == AUTO):
         h[IMPLICIT] = c.CVodeCreate(2, h[CONTEXT])
         c.CVodeInit(h[IMPLICIT], r[RHS], 0.0, h[Y])
         c.CVodeSetUserData(h[IMPLICIT], h[USER])
@@ -120,7 +121,7 @@ def _destroy(memory: Any) -> None:
 
 
 @njit
-def acquire(record: Any, method: Any, n: Any, size: Any, room: Any) -> Any:
+def acquire(record: Any, method: Any, n: Any, size: Any, room: Any, with_bdf: Any) -> Any:
     """Take solver memory that nobody uses, of the right size, or make some."""
     compact()
     for k in range(N_SLOTS):
@@ -130,7 +131,7 @@ def acquire(record: Any, method: Any, n: Any, size: Any, room: Any) -> Any:
                 return memory
             _destroy(memory)
             break
-    return _create(record, method, n, size, room)
+    return _create(record, method, n, size, room, with_bdf)
 
 
 @njit
@@ -144,14 +145,18 @@ def give_back(record: Any, memory: Any) -> None:
     _destroy(memory)
 
 
-@compiled_callback(types.int32(types.intp))
-def release(record: Any) -> Any:
-    """Free a problem's solver memory; return how much there was."""
-    compact()
-    n = 0
-    for k in range(N_SLOTS):
-        memory = exchange(record + 8 * (SLOTS + k), 0)
-        if memory:
-            _destroy(memory)
-            n += 1
-    return n
+@cache
+def releasing() -> Any:
+    """Return a function that frees a problem's solver memory, and returns how much there was."""
+
+    @compiled_callback(types.int32(types.intp))
+    def release(record: Any) -> Any:
+        n = 0
+        for k in range(N_SLOTS):
+            memory = exchange(record + 8 * (SLOTS + k), 0)
+            if memory:
+                _destroy(memory)
+                n += 1
+        return n
+
+    return release

@@ -20,7 +20,7 @@ from pymc_mpimap.ode.handle import (
     SOLVE,
     TALLY,
     WEIGHTS,
-    release,
+    releasing,
 )
 from pymc_mpimap.ode.layout import Layout
 from pymc_mpimap.ode.methods import AUTO, BDF, DOPRI5, METHODS
@@ -69,7 +69,7 @@ class Problem:
 
     def release(self) -> int:
         """Free the solver memory that nobody uses; return how many blocks there were."""
-        return int(release.ctypes(self.record.address))
+        return int(releasing().ctypes(self.record.address))
 
 
 _problems: dict[Any, Problem] = {}

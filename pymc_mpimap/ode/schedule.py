@@ -130,6 +130,8 @@ def check(t0: Any, n_times: Any, ts: Any, n_states: Any, schedule: Any) -> Any:
         if not (last <= ts[k] < np.inf):
             return 1
         last = ts[k]
+    if schedule is None:
+        return 0
     for k in range(schedule.n_doses):
         if not (t0 <= schedule.times[k] < np.inf):
             return 4
@@ -154,6 +156,9 @@ def check(t0: Any, n_times: Any, ts: Any, n_states: Any, schedule: Any) -> Any:
 def boundaries(found: Any, t0: Any, end: Any, schedule: Any) -> Any:
     """Fill in where the solver stops, all discontinuities after `t0` and the end; count them."""
     compact()
+    if schedule is None:
+        found[0] = end
+        return 1 if t0 < end else 0
     n = 0
     for k in range(schedule.n_breaks):
         found[n] = schedule.breaks[k]
@@ -193,9 +198,11 @@ def prepare(u: Any, y: Any, shape: Any, y0: Any, p: Any, rtol: Any, schedule: An
     """Fill in the parameters `u`, all but the tolerances, and the state with its sensitivities."""
     compact()
     n, width, n_parameters = shape.n_states, shape.width, shape.n_parameters
-    at = PARAMETERS + n_parameters + n + schedule.n_stepped
+    n_stepped = 0 if schedule is None else schedule.n_stepped
+    n_doses = 0 if schedule is None else schedule.n_doses
+    at = PARAMETERS + n_parameters + n + n_stepped
     scale = at + n
-    for k in range(room(n, width, n_parameters, schedule.n_stepped, schedule.n_doses)):
+    for k in range(room(n, width, n_parameters, n_stepped, n_doses)):
         u[k] = 0.0
     u[FIRST], u[LAST], u[N_STATES], u[WIDTH], u[RTOL] = -np.inf, np.inf, n, width, rtol
     u[ATOL] = at
@@ -214,10 +221,12 @@ def prepare(u: Any, y: Any, shape: Any, y0: Any, p: Any, rtol: Any, schedule: An
         if shape.initial_states >= 0:
             u[scale + shape.initial_states + i] = 1.0 / max(1.0, abs(y0[i]))
             y[i * width + shape.initial_states + i] = 1.0
+    if schedule is None:
+        return
     if shape.amounts >= 0:
-        for k in range(schedule.n_doses):
+        for k in range(n_doses):
             u[scale + shape.amounts + k] = 1.0 / max(1.0, abs(schedule.amounts[k]))
-    for k in range(schedule.n_stepped):
+    for k in range(n_stepped):
         s, row = schedule.steps, STEP * k
         n_times, first, size, column = s[row + 1], s[row + 2], s[row + 3], s[row + 5]
         if column >= 0:

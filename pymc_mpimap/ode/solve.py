@@ -197,6 +197,7 @@ def solve_ivp(
     )
     values = [value for _, value, _, _ in leaves] + list(system.closure)
     step_times = [when for _, _, when, _ in leaves if when is not None]
+    times_of_breaks = _data([] if breaks is None else breaks, "breaks", name)
     spec = System(
         FrozenFunctionGraph.from_io(
             [system.t, *system.states, *(s for leaf in system.leaves for s in leaf)],
@@ -207,6 +208,7 @@ def solve_ivp(
         + tuple(_known(v.type) for v in system.closure),
         tuple(when is not None for _, _, when, _ in leaves) + (False,) * len(system.closure),
         doses is not None,
+        times_of_breaks.type.shape != (0,),
         method,
         float(rtol),
         tolerance,
@@ -218,7 +220,7 @@ def solve_ivp(
         _number(t0, "t0", name, 0),
         y0,
         _number(ts, "ts", name, 1),
-        _data([] if breaks is None else breaks, "breaks", name),
+        times_of_breaks,
         *values,
         *step_times,
         *([] if doses is None else _doses(doses, name)),

@@ -95,6 +95,17 @@ def _is_stiff(record: Any, memory: Any, n: Any, now: Any) -> Any:
 
 
 @njit(error_model="numpy")
+def _advance_explicit(memory: Any, target: Any, max_steps: Any) -> Any:
+    """Go on to `target` in explicit steps; return SUNDIALS' flag."""
+    compact()
+    h = words(memory)
+    # The explicit method steps to each output: its interpolant is less accurate.
+    c.ARKodeSetStopTime(h[EXPLICIT], target)
+    c.ARKodeSetMaxNumSteps(h[EXPLICIT], max_steps)
+    return c.ARKodeEvolve(h[EXPLICIT], target, h[Y], memory + 8 * REACHED, 1)
+
+
+@njit(error_model="numpy")
 def _advance(
     record: Any,
     memory: Any,
@@ -113,11 +124,8 @@ def _advance(
         before = h[COUNT]
         budget = max_steps if method != AUTO else min(max_steps, STEPS_BEFORE_A_LOOK)
         left = max_steps
-        # The explicit method steps to each output: its interpolant is less accurate.
-        c.ARKodeSetStopTime(h[EXPLICIT], target)
         while True:
-            c.ARKodeSetMaxNumSteps(h[EXPLICIT], min(budget, left))
-            flag = c.ARKodeEvolve(h[EXPLICIT], target, h[Y], at, 1)
+            flag = _advance_explicit(memory, target, min(budget, left))
             left -= budget
             if flag != TOO_MANY_STEPS or left <= 0:
                 break
@@ -139,7 +147,9 @@ def _advance(
 
 
 @njit(error_model="numpy", inline="always")
-def integrate(q: Any, t: Any, memory: Any, shape: Any, schedule: Any, stops: Any) -> Any:
+def integrate(
+    q: Any, t: Any, memory: Any, shape: Any, schedule: Any, stops: Any, with_bdf: Any
+) -> Any:
     """Solve, and store what there is at the output times; return SUNDIALS' flag.
 
     Parameters
@@ -149,9 +159,11 @@ def integrate(q: Any, t: Any, memory: Any, shape: Any, schedule: Any, stops: Any
     memory : int
         The address of solver memory that is prepared for the solve.
     shape : Shape
-    schedule : Schedule
+    schedule : Schedule or None
     stops : pointer to doubles
         Room for where the solver stops.
+    with_bdf : bool or None
+        None where the method is explicit for certain.
     """
     record, method, n, max_steps = t[RECORD], t[METHOD], t[N_STATES], t[MAX_STEPS]
     first_step = doubles(q[TABLE])[FIRST_STEP]
@@ -161,8 +173,9 @@ def integrate(q: Any, t: Any, memory: Any, shape: Any, schedule: Any, stops: Any
     implicit = method == BDF
     n_stops = boundaries(stops, t0, ts[n_times - 1] if n_times else t0, schedule)
     flag = 0
-    # As before anything begins at t0: an earlier start would have been without it.
-    enter(u, shape, schedule, np.nextafter(t0, -np.inf), t0)
+    if schedule is not None:
+        # As before anything begins at t0: an earlier start would have been without it.
+        enter(u, shape, schedule, np.nextafter(t0, -np.inf), t0)
     if shape.initial_time >= 0:
         if call_rhs(r[RHS], (t0, h[Y], h[SLOPE], h[USER])) != 0:
             flag = FIRST_RHS_FAILED
@@ -173,8 +186,11 @@ def integrate(q: Any, t: Any, memory: Any, shape: Any, schedule: Any, stops: Any
         stop = t0
         if segment >= 0:
             stop = stops[segment]
-            enter(u, shape, schedule, now, stop)
-            if implicit:
+            if schedule is not None:
+                enter(u, shape, schedule, now, stop)
+            if with_bdf is None:
+                _start_explicit(record, memory, now, first_step)
+            elif implicit:
                 _start_implicit(memory, now, first_step)
             else:
                 _start_explicit(record, memory, now, first_step)
@@ -184,9 +200,12 @@ def integrate(q: Any, t: Any, memory: Any, shape: Any, schedule: Any, stops: Any
                 target = ts[k]
             # Closer times than this are one to SUNDIALS.
             if target - now > max(1e-14 * max(abs(now), abs(target)), 1e-100):
-                flag, implicit = _advance(
-                    record, memory, method, implicit, n, target, stop, max_steps
-                )
+                if with_bdf is None:
+                    flag = _advance_explicit(memory, target, max_steps)
+                else:
+                    flag, implicit = _advance(
+                        record, memory, method, implicit, n, target, stop, max_steps
+                    )
             now = target
             while flag >= 0 and k < n_times and ts[k] <= now:
                 if t[SLOPES] and call_rhs(r[RHS], (now, h[Y], h[SLOPE], h[USER])) != 0:
@@ -197,6 +216,7 @@ def integrate(q: Any, t: Any, memory: Any, shape: Any, schedule: Any, stops: Any
                 break
         if flag < 0:
             return flag
-        # After the outputs of the same time: they are of the moment before the dose.
-        dose(y, shape, schedule, now)
+        if schedule is not None:
+            # After the outputs of the same time: they are of the moment before the dose.
+            dose(y, shape, schedule, now)
     return flag

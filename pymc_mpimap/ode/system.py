@@ -33,8 +33,8 @@ class System:
         The shape of each parameter; of a stepped one, the shape of one of its values.
     stepped : tuple of bool
         Which parameters are stepped.
-    doses : bool
-        Whether there are doses.
+    doses, breaks : bool
+        Whether there are doses, and breaks.
     method : str
     rtol : float
     atol : tuple of float
@@ -51,6 +51,7 @@ class System:
     shapes: tuple[tuple[int, ...], ...]
     stepped: tuple[bool, ...]
     doses: bool
+    breaks: bool
     method: str
     rtol: float
     atol: tuple[float, ...]
@@ -110,6 +111,11 @@ class System:
         return inputs if self.amounts is None else [*inputs, self.amounts]
 
     @property
+    def scheduled(self) -> bool:
+        """Whether the solver has to stop on its way, at discontinuities."""
+        return self.doses or self.breaks or any(self.stepped)
+
+    @property
     def types(self) -> list[TensorType]:
         """The types of a solve's inputs, with what is known of their shapes."""
         vector = TensorType("float64", shape=(None,))
@@ -117,7 +123,7 @@ class System:
             TensorType("float64", shape=()),
             TensorType("float64", shape=(self.n_states,)),
             vector,
-            vector,
+            TensorType("float64", shape=(None if self.breaks else 0,)),
         ]
         for shape, stepped in zip(self.shapes, self.stepped, strict=True):
             types.append(TensorType("float64", shape=(None,) * stepped + shape))

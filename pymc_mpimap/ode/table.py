@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from pymc_mpimap.native.compiling import compiling
 from pymc_mpimap.native.memory import Buffer
 from pymc_mpimap.ode import request
-from pymc_mpimap.ode.driver import drive
-from pymc_mpimap.ode.methods import METHODS
+from pymc_mpimap.ode.driver import driver
+from pymc_mpimap.ode.methods import AUTO, BDF, METHODS
 from pymc_mpimap.ode.problem import problem_of
 from pymc_mpimap.ode.system import T0, TS, Y0, Solve
 
@@ -25,17 +26,19 @@ _lock = threading.Lock()
 
 def table_of(solve: Solve) -> Buffer:
     """Return the table of a solve, made at its first use in this process."""
-    record = problem_of(solve).record
-    words = _words(solve)
-    digest = sha256(f"{record.name} {words}".encode()).hexdigest()[:40]
+    system, words = solve.system, _words(solve)
+    implicit = METHODS[system.method] in (AUTO, BDF)
+    with compiling():
+        record = problem_of(solve).record
+        driving = driver(scheduled=system.scheduled, implicit=implicit)
+    digest = sha256(f"{record.name} {system.scheduled} {words}".encode()).hexdigest()[:40]
     name = f"pymc_mpimap_ode_table_{digest}"
     with _lock:
         if name not in _tables:
             _tables[name] = Buffer(name, len(words))
             table: Any = _tables[name].words
             table[:] = words
-            table[request.DRIVER] = drive.address
-            table[request.RECORD] = record.address
+            table[request.DRIVER], table[request.RECORD] = driving.address, record.address
         return _tables[name]
 
 

@@ -64,7 +64,11 @@ def test_what_makes_ops_differ():
         assert other != op, what
     assert len({op, *ops.values()}) == 1 + len(ops)
     assert solution(inputs, atol=[1e-6, 1e-6]).owner.op == op
-    assert solution(inputs, breaks=[1.0]).owner.op == op  # The times of breaks are inputs.
+    # The times of breaks are inputs; only that there are any is known to the Op.
+    assert solution(inputs, breaks=[]).owner.op == op
+    with_breaks = solution(inputs, breaks=[1.0]).owner.op
+    assert with_breaks != op
+    assert with_breaks == solution(inputs, breaks=[2.0, 3.0]).owner.op
 
 
 @pytest.mark.parametrize("way", ["pickle", "cloudpickle", "copy", "deepcopy"])
