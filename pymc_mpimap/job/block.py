@@ -23,7 +23,7 @@ from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.job.base import Kernel, Thunk
-from pymc_mpimap.job.linker import BlockLinker, compile_for
+from pymc_mpimap.job.linker import BlockLinker, compile_callees, compile_for
 from pymc_mpimap.native.compiling import compiling
 from pymc_mpimap.signature import Slot
 from pymc_mpimap.vectormath.rewriting import vectorizing
@@ -54,7 +54,7 @@ def compile_block(job: GraphJob) -> Kernel:
     outputs = _vectorized(job, n, blocks)
     if outputs is None:
         outputs = _looped(job, n, blocks)
-    function = quiet_function([n, *blocks], outputs)
+    function = _function([n, *blocks], outputs)
 
     # The compiled code itself, where there is one piece of it: a third of a call's time is saved.
     code = getattr(function.vm, "jit_fn", function)
@@ -73,6 +73,13 @@ def quiet_function(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
     Under the numba linker, elementary functions and sums are SIMD code, see
     `pymc_mpimap.vectormath`.
     """
+    function = _function(inputs, outputs)
+    compile_callees(getattr(function.vm, "jit_fn", function))
+    return function
+
+
+def _function(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+    """Return such a function that must not be called before `compile_for` or the like."""
     mode = vectorizing(get_default_mode())
     if isinstance(mode.linker, NumbaLinker):
         mode = Mode(BlockLinker(), mode.provided_optimizer)

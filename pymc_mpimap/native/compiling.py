@@ -1,12 +1,13 @@
-"""What is done around compiling."""
+"""What is done around compiling, and in which order."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["compiling"]
+__all__ = ["compiling", "postponing", "soon", "starting_with_callees", "with_callees_first"]
 
 
 @contextmanager
@@ -23,3 +24,48 @@ def compiling() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+class _Order(threading.local):
+    postponed: list[Callable[[], None]] | None = None
+    callees_first = False
+
+
+_order = _Order()
+
+
+@contextmanager
+def postponing() -> Iterator[list[Callable[[], None]]]:
+    """Collect what `soon` is told of, for the caller to do before the code is called.
+
+    Code that is called by address can be compiled after the code that calls it. So two processes
+    that begin at different ends share the work, by way of the cache.
+    """
+    outside, _order.postponed = _order.postponed, []
+    try:
+        yield _order.postponed
+    finally:
+        _order.postponed = outside
+
+
+def soon(work: Callable[[], None]) -> None:
+    """Do this now, unless somebody is `postponing`."""
+    if _order.postponed is None:
+        work()
+    else:
+        _order.postponed.append(work)
+
+
+@contextmanager
+def starting_with_callees() -> Iterator[None]:
+    """Compile what is called by address before that which calls it, in this thread."""
+    outside, _order.callees_first = _order.callees_first, True
+    try:
+        yield
+    finally:
+        _order.callees_first = outside
+
+
+def with_callees_first() -> bool:
+    """Say whether this thread is `starting_with_callees`."""
+    return _order.callees_first

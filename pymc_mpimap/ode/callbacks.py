@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -29,74 +28,97 @@ from pymc_mpimap.ode.layout import FIRST, LAST, N_INPUTS, PARAMETERS, WIDTH, Lay
 from pymc_mpimap.ode.memory import data
 from pymc_mpimap.ode.scalarize import ScalarSystem
 
-__all__ = ["Callbacks", "compile_callbacks"]
+__all__ = ["Callbacks"]
 
 i32, f64, pointer = types.int32, types.float64, types.intp
 _RHS = i32(f64, pointer, pointer, pointer)
 _JACOBIAN = i32(f64, pointer, pointer, pointer, pointer, pointer, pointer, pointer)
 
 
-@dataclass(frozen=True)
 class Callbacks:
-    """A right-hand side as compiled code.
+    """A right-hand side as compiled code, with its sensitivities; compiled when it is asked for.
+
+    Parameters
+    ----------
+    system : ScalarSystem
+    layout : Layout
+    implicit : bool
+        Whether its Jacobian is needed too.
 
     Attributes
     ----------
-    rhs : CFunc
-        ``int rhs(double t, N_Vector y, N_Vector ydot, void *parameters)``
-    jacobian : CFunc or None
-        ``int jacobian(double t, N_Vector y, N_Vector fy, SUNMatrix J, void *parameters, ...)``
     step : callable
-        The same right-hand side for numba and Python: ``step(t, y, parameters, dy)``.
+        The right-hand side for numba and Python: ``step(t, y, parameters, dy)``.
     digest : str
         Of all the code; equal in every process that compiles the same.
     """
 
-    rhs: Any
-    jacobian: Any
-    step: Any
-    digest: str
+    def __init__(self, system: ScalarSystem, layout: Layout, *, implicit: bool):
+        n = layout.n_states
+        scalars = [s for leaf in system.leaves for s in leaf]
+        arguments = [system.t, *system.states, *scalars]
+        wrt = [k for k in range(len(scalars)) if _has_column(layout, k)]
+        outputs = list(system.derivatives)
+        by_state: dict[tuple[int, int], Any] = {}
+        by_parameter: dict[tuple[int, int], Any] = {}
+        if layout.sensitivities or implicit:
+            by_state = jacobian(system, system.states)
+        if layout.sensitivities:
+            by_parameter = jacobian(system, [scalars[k] for k in wrt])
+            outputs += [*by_state.values(), *by_parameter.values()]
+        function, key = _scalar_function(arguments, outputs)
+        places = {at: n + k for k, at in enumerate(by_state)}
+        parameter_places = {
+            (i, wrt[j]): n + len(by_state) + k for k, (i, j) in enumerate(by_parameter)
+        }
+        if not layout.sensitivities:
+            places, parameter_places = {}, {}
+        source = _rhs_source(layout, len(outputs), places, parameter_places)
+        self._environment = {
+            "__name__": __name__,
+            "F": function,
+            "data": data,
+            "doubles": doubles,
+            "np": np,
+        }
+        self.step = njit(error_model="numpy")(_compile(source, "step", self._environment, key))
+        self._rhs_key = _derived(key, source)
+        self._jacobian: tuple[Any, str, str | None] | None = None
+        text = f"{key} {source}"
+        if implicit:
+            function, key = _scalar_function(arguments, list(by_state.values()))
+            source = _jacobian_source(layout, list(by_state))
+            self._jacobian = function, source, key
+            text += f"{key} {source}"
+        self.digest = sha256(f"{STAMP} {text}".encode()).hexdigest()[:40]
 
+    @cached_property
+    def rhs(self) -> Any:
+        """``int rhs(double t, N_Vector y, N_Vector ydot, void *parameters)``."""
+        wrapper = (
+            "def rhs(t, y, ydot, user):\n    return step(t, data(y), doubles(user), data(ydot))\n"
+        )
+        environment = {**self._environment, "step": self.step}
+        return _cfunc(_RHS, _compile(wrapper, "rhs", environment, self._rhs_key), self._rhs_key)
 
-def compile_callbacks(system: ScalarSystem, layout: Layout, *, implicit: bool) -> Callbacks:
-    """Compile a right-hand side with its sensitivities, and its Jacobian for implicit methods."""
-    n = layout.n_states
-    scalars = [s for leaf in system.leaves for s in leaf]
-    arguments = [system.t, *system.states, *scalars]
-    wrt = [k for k in range(len(scalars)) if _has_column(layout, k)]
-    outputs = list(system.derivatives)
-    by_state: dict[tuple[int, int], Any] = {}
-    by_parameter: dict[tuple[int, int], Any] = {}
-    if layout.sensitivities or implicit:
-        by_state = jacobian(system, system.states)
-    if layout.sensitivities:
-        by_parameter = jacobian(system, [scalars[k] for k in wrt])
-        outputs += [*by_state.values(), *by_parameter.values()]
-    function, key = _scalar_function(arguments, outputs)
-    places = {at: n + k for k, at in enumerate(by_state)}
-    parameter_places = {(i, wrt[j]): n + len(by_state) + k for k, (i, j) in enumerate(by_parameter)}
-    if not layout.sensitivities:
-        places, parameter_places = {}, {}
-    source = _rhs_source(layout, len(outputs), places, parameter_places)
-    environment = {"__name__": __name__, "F": function, "data": data, "doubles": doubles, "np": np}
-    core = njit(error_model="numpy")(_compile(source, "step", environment, key))
-    wrapper = "def rhs(t, y, ydot, user):\n    return step(t, data(y), doubles(user), data(ydot))\n"
-    rhs = cfunc(_RHS, cache=key is not None and is_caching(), error_model="numpy")(
-        _compile(wrapper, "rhs", {**environment, "step": core}, _derived(key, source))
-    )
-    compiled_jacobian = None
-    text = f"{key} {source}"
-    if implicit:
+    @cached_property
+    def jacobian(self) -> Any:
+        """``int jacobian(double t, N_Vector y, N_Vector fy, SUNMatrix J, void *parameters, ...)``.
+
+        None for explicit methods.
+        """
+        if self._jacobian is None:
+            return None
         sundials.require()
-        function, key = _scalar_function(arguments, list(by_state.values()))
-        source = _jacobian_source(layout, list(by_state))
-        environment = {**environment, "F": function, "matrix_data": sundials.SUNDenseMatrix_Data}
-        compiled_jacobian = cfunc(
-            _JACOBIAN, cache=key is not None and is_caching(), error_model="numpy"
-        )(_compile(source, "jacobian", environment, key))
-        text += f"{key} {source}"
-    digest = sha256(f"{STAMP} {text}".encode()).hexdigest()[:40]
-    return Callbacks(rhs, compiled_jacobian, core, digest)
+        function, source, key = self._jacobian
+        matrix_data = sundials.SUNDenseMatrix_Data
+        environment = {**self._environment, "F": function, "matrix_data": matrix_data}
+        return _cfunc(_JACOBIAN, _compile(source, "jacobian", environment, key), key)
+
+
+def _cfunc(signature: Any, function: Any, key: str | None) -> Any:
+    cached = key is not None and is_caching()
+    return cfunc(signature, cache=cached, error_model="numpy")(function)
 
 
 def _has_column(layout: Layout, parameter: int) -> bool:

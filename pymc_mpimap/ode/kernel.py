@@ -12,6 +12,7 @@ import numpy as np
 from pytensor.link.numba.cache import compile_numba_function_src
 
 from pymc_mpimap.native.cache import is_caching
+from pymc_mpimap.native.compiling import soon
 from pymc_mpimap.native.memory import call_with, symbol, words
 from pymc_mpimap.ode.cache import STAMP
 from pymc_mpimap.ode.request import DRIVER
@@ -32,7 +33,9 @@ def solve_kernel(solve: Solve, per_job: Sequence[bool] = ()) -> tuple[Any, str]:
         For the solves of several jobs, which inputs are per job: these have a further first axis,
         and so have all outputs.
     """
-    source = kernel_source(solve, table_of(solve).name, per_job)
+    table = table_of(solve)
+    soon(table.complete)
+    source = kernel_source(solve, table.buffer.name, per_job)
     key = sha256(f"{STAMP} {source}".encode()).hexdigest()[:40]
     environment = {
         "__name__": __name__,
@@ -85,4 +88,5 @@ def kernel_source(solve: Solve, table: str, per_job: Sequence[bool] = ()) -> str
 def compiled(solve: Solve) -> Any:
     """Return a solve as a function of arrays, for calls from Python."""
     function, _ = solve_kernel(solve)
+    table_of(solve).complete()
     return numba.njit(cache=is_caching())(function)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pymc_mpimap.native.memory import Buffer
 from pymc_mpimap.ode import sundials
-from pymc_mpimap.ode.callbacks import Callbacks, compile_callbacks
+from pymc_mpimap.ode.callbacks import Callbacks
 from pymc_mpimap.ode.handle import (
     COEFFICIENTS,
     JACOBIAN,
@@ -49,20 +49,28 @@ class Problem:
     def __init__(self, solve: Solve):
         self.layout: Layout = solve.layout
         self.method = METHODS[solve.system.method]
-        implicit = self.method in (BDF, AUTO)
-        self.callbacks: Callbacks = compile_callbacks(
-            solve.system.thaw(), self.layout, implicit=implicit
-        )
+        self.implicit = self.method in (BDF, AUTO)
+        self.callbacks = Callbacks(solve.system.thaw(), self.layout, implicit=self.implicit)
         self.record = Buffer(f"pymc_mpimap_ode_{self.callbacks.digest}_{self.method}", N_RECORD)
+        self._lock, self._complete = threading.Lock(), False
+
+    def complete(self) -> None:
+        """Compile, and fill in the record; nothing where that has been done."""
+        with self._lock:
+            if not self._complete:
+                self._fill()
+                self._complete = True
+
+    def _fill(self) -> None:
         words: Any = self.record.words
         words[RHS] = self.callbacks.rhs.address
-        words[JACOBIAN] = self.callbacks.jacobian.address if implicit else 0
-        words[WEIGHTS] = error_weights.address
-        words[SOLVE] = solve_columns().address if implicit else 0
+        words[JACOBIAN] = self.callbacks.jacobian.address if self.implicit else 0
+        words[WEIGHTS] = error_weights().address
+        words[SOLVE] = solve_columns().address if self.implicit else 0
         words[TALLY] = COUNTS.ctypes.data
         words[COEFFICIENTS] = ctypes.addressof(_DOPRI5 if self.method == DOPRI5 else _TSIT5)
         width = 0 if self.layout.dynamic else self.layout.fixed_width
-        own = operations(self.layout.n_states, width, implicit=implicit)
+        own = operations(self.layout.n_states, width, implicit=self.implicit)
         for k, (name, where) in enumerate(zip(sundials.OPERATIONS, own, strict=True)):
             words[REPLACED + k] = sundials.address(name)
             words[REPLACING + k] = where or sundials.address(name)
@@ -77,7 +85,7 @@ _lock = threading.Lock()
 
 
 def problem_of(solve: Solve) -> Problem:
-    """Return the problem of a solve, compiled at its first use in this process."""
+    """Return the problem of a solve, which may have to be completed."""
     system = solve.system
     # Tolerances are arguments of a solve: problems that differ in them alone are one.
     key = (system.graph, solve.layout, METHODS[system.method])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
-from pymc_mpimap.ode.callbacks import compile_callbacks
+from pymc_mpimap.ode.callbacks import Callbacks
 from pymc_mpimap.ode.layout import ATOL
 from pymc_mpimap.ode.methods import SCIPY
 from pymc_mpimap.ode.schedule import (
@@ -42,8 +42,7 @@ class _FailedError(Exception):
 @cache
 def _right_hand_side(solve: Solve) -> Any:
     """Return ``f(t, y, parameters, dy)`` with the these sensitivities, compiled."""
-    callbacks = compile_callbacks(solve.system.thaw(), solve.layout, implicit=False)
-    return callbacks.step
+    return Callbacks(solve.system.thaw(), solve.layout, implicit=False).step
 
 
 def solve_with_scipy(solve: Solve, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -14,31 +14,51 @@ from pymc_mpimap.native.compiling import compiling
 from pymc_mpimap.native.memory import Buffer
 from pymc_mpimap.ode import request
 from pymc_mpimap.ode.driver import driver
-from pymc_mpimap.ode.methods import AUTO, BDF, METHODS
-from pymc_mpimap.ode.problem import problem_of
+from pymc_mpimap.ode.methods import METHODS
+from pymc_mpimap.ode.problem import Problem, problem_of
 from pymc_mpimap.ode.system import T0, TS, Y0, Solve
 
-__all__ = ["table_of"]
+__all__ = ["Table", "table_of"]
 
-_tables: dict[str, Buffer] = {}
+_tables: dict[str, Table] = {}
 _lock = threading.Lock()
 
 
-def table_of(solve: Solve) -> Buffer:
-    """Return the table of a solve, made at its first use in this process."""
-    system, words = solve.system, _words(solve)
-    implicit = METHODS[system.method] in (AUTO, BDF)
-    with compiling():
-        record = problem_of(solve).record
-        driving = driver(scheduled=system.scheduled, implicit=implicit)
-    digest = sha256(f"{record.name} {system.scheduled} {words}".encode()).hexdigest()[:40]
-    name = f"pymc_mpimap_ode_table_{digest}"
+class Table:
+    """The table of a solve.
+
+    Attributes
+    ----------
+    buffer : Buffer
+    """
+
+    def __init__(self, name: str, solve: Solve, problem: Problem):
+        self.buffer = Buffer(name, len(_words(solve)))
+        self._solve, self._problem = solve, problem
+
+    def complete(self) -> None:
+        """Compile what the table has the addresses of; nothing where that has been done."""
+        table: Any = self.buffer.words
+        if table[request.DRIVER]:
+            return
+        system, words = self._solve.system, _words(self._solve)
+        with compiling():
+            self._problem.complete()
+            driving = driver(scheduled=system.scheduled, implicit=self._problem.implicit)
+        words[request.RECORD] = self._problem.record.address
+        table[:] = words
+        # At last, as it says that all is there.
+        table[request.DRIVER] = driving.address
+
+
+def table_of(solve: Solve) -> Table:
+    """Return the table of a solve, to be completed before it is used."""
+    problem, words = problem_of(solve), _words(solve)
+    text = f"{problem.record.name} {solve.system.scheduled} {words}"
+    name = f"pymc_mpimap_ode_table_{sha256(text.encode()).hexdigest()[:40]}"
     with _lock:
         if name not in _tables:
-            _tables[name] = Buffer(name, len(words))
-            table: Any = _tables[name].words
-            table[:] = words
-            table[request.DRIVER], table[request.RECORD] = driving.address, record.address
+            _tables[name] = Table(name, solve, problem)
         return _tables[name]
 
 

@@ -140,8 +140,7 @@ def norm(n_states: int) -> Any:
     return column_norm
 
 
-@compiled_callback(i32(pointer, pointer, pointer))
-def error_weights(y: Any, weights: Any, user: Any) -> Any:
+def _error_weights(y: Any, weights: Any, user: Any) -> Any:
     """``1 / (rtol * abs(y) + atol)``, or of a part of it, for each state and column."""
     u, ys, ws = doubles(user), data(y), data(weights)
     n, width, rtol, part = int(u[N_STATES]), int(u[WIDTH]), u[RTOL], u[PART]
@@ -189,6 +188,12 @@ def _solve_columns(solver: Any, matrix: Any, x: Any, b: Any, _tolerance: Any) ->
                 for s in range(width):
                     xs[i * width + s] -= factor * xs[c * width + s]
     return 0
+
+
+@cache
+def error_weights() -> Any:
+    """Return what gives the weights of errors, see above."""
+    return compiled_callback(i32(pointer, pointer, pointer))(_error_weights)
 
 
 @cache

@@ -271,9 +271,8 @@ class Assignment:
         self.deal.give(staff)
 
     def leaders(self, hosts: Sequence[str]) -> list[Line]:
-        """Return the first of the working ranks of each host but this one."""
-        first = {hosts[line.link.rank]: line for line in reversed(self.direct)}
-        return [line for host, line in first.items() if host != hosts[0]]
+        """Return the first of the working ranks of each host, other than rank 0 itself."""
+        return list({hosts[line.link.rank]: line for line in reversed(self.direct)}.values())
 
     def expect(self) -> None:
         """Find the answers where the links will receive them; nothing may be under way."""

@@ -340,7 +340,10 @@ class Controller:
             raise Lost([])  # They are noted already.
 
     def _compile(self, assignment: Assignment, recorder: Recorder) -> None:
-        """Compile on one rank of each host; the others then find the code in PyTensor's cache."""
+        """Compile on one rank of each host; the others then find the code in PyTensor's cache.
+
+        On this host on two, which begin at different ends and find each other's code there.
+        """
         leaders = assignment.leaders(self.staff.hosts)
         with Uninterrupted():
             self._tell(assignment, [line.link.rank for line in leaders])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pymc_mpimap.errors import Incident, JobError, JobFailure, PoolError
+from pymc_mpimap.native.compiling import starting_with_callees
 from pymc_mpimap.pool.alarm import Alarm
 from pymc_mpimap.pool.failures import describe
 from pymc_mpimap.pool.head import Head
@@ -263,7 +264,7 @@ class _Worker:
         """Compile what the evaluation to come will need; it will also report what fails."""
         counted = TALLY.copy()
         self._take(number)
-        with contextlib.suppress(Exception, SystemExit):
+        with contextlib.suppress(Exception, SystemExit), starting_with_callees():
             for work in self._part(number).prepare(self.inboxes[number]):
                 work.warm()
         # What is done to compile is no evaluation, and is not counted.
