@@ -116,6 +116,9 @@ def start_goals() -> list[list[str]]:
     first = "first gradient"
     ratio = found[8, "cold"][first] / found[1, "cold"][first]
     return [
+        ["first gradient of an ODE, cold, s, 1 rank", f"{found[1, 'cold'][first]:.1f}", "10", ""],
+        ["the same, 2 ranks", f"{found[2, 'cold'][first]:.1f}", "10", ""],
+        ["the same, warm, 2 ranks", f"{found[2, 'warm'][first]:.1f}", "2", ""],
         ["first gradient, cold, 8 ranks on 2 cores, to 1 rank", f"{ratio:.2f}", "1.5", ""],
         ["the whole program, warm, s, 8 ranks", f"{found[8, 'warm']['ended']:.1f}", "8", ""],
     ]

@@ -10,6 +10,7 @@ from pymc_mpimap import SerialPool, map_rect
 from pymc_mpimap.job.block import quiet_function
 from pymc_mpimap.vectormath import ops
 from pymc_mpimap.vectormath.dispatch import processor_suits
+from pymc_mpimap.vectormath.rewriting import _columns_of
 from tests.helpers import assert_same_bits
 
 pytestmark = pytest.mark.skipif(
@@ -53,6 +54,19 @@ def test_a_later_value_replaces_an_earlier_one():
     matrix = pt.set_subtensor(pt.inc_subtensor(pt.zeros((x.shape[0], 2))[:, 1], x)[:, 1], y)
     (value,) = compiled([x, y], [matrix])(np.ones(2), np.full(2, 5.0))
     assert_same_bits(value, np.array([[0.0, 5.0], [0.0, 5.0]]))
+
+
+def test_set_and_added():
+    """As it would be found in a graph that PyTensor has not simplified."""
+    x, y = pt.dvectors("x", "y")
+    zeros = pt.alloc(0.0, x.shape[0], 2)
+    added = pt.inc_subtensor(zeros[:, 1], x)
+    assert _columns_of(zeros) == {}
+    assert _columns_of(added) == {1: x}
+    assert _columns_of(pt.set_subtensor(added[:, 1], y)) == {1: y}
+    assert _columns_of(pt.set_subtensor(added[:, 0], y)) == {1: x, 0: y}
+    twice = _columns_of(pt.inc_subtensor(added[:, -1], y))
+    assert_same_bits(twice[1].eval({x: [1.0], y: [2.0]}), np.array([3.0]))
 
 
 def test_columns_of_different_lengths_are_refused():

@@ -108,6 +108,10 @@ def test_a_solve_is_complete_for_whoever_else_needs_it():
     callees[0]()
     assert list(words) == before
     assert_same_bits(compiled(op.solve)(*inputs), value)
+    # Whoever calls at once has it compiled at once.
+    other = solve_ivp(lambda t, y, k: -k * y * 0.123, 0.0, [1.0], [1.0], k, max_steps=322)
+    with postponing() as callees:
+        assert_same_bits(compiled(other.owner.op.solve)(*inputs), value)
 
 
 @pytest.mark.slow

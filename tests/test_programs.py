@@ -247,3 +247,4 @@ def test_few_ranks_of_each_host_compile_first(tmp_path):
     assert sorted(spans) == [*range(6)]
     leaders, others = (0, 1, 2, 4), (3, 5)
     assert max(spans[rank][1] for rank in leaders) < min(spans[rank][0] for rank in others)
+    assert spans[1][0] < spans[0][1]

@@ -113,6 +113,8 @@ def _solve(q: Any, t: Any, width: Any, scheduled: Any, with_bdf: Any) -> Any:
     n_step_times = n_step_values = n_doses = 0
     if scheduled is not None:
         n_step_times, n_step_values, n_doses = _count_discontinuities(q, t)
+    elif size(q, BREAKS) > 0:
+        return SIZES
     if n_doses < 0:
         return UNEVEN_DOSES
     if size(q, Y0) != n:

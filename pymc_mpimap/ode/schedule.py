@@ -112,7 +112,7 @@ PROBLEMS = (
     "solve_ivp: a dose goes to a state that there is not",
     "solve_ivp: the times of steps must increase, and there must be one more value than times",
     "solve_ivp: the times of breaks must be finite",
-    "solve_ivp: the initial states or a parameter are of another size than when the graph was made",
+    "solve_ivp: an input is of another size than when the graph was made",
 )
 """What can be amiss with a solve's inputs, by its number."""
 

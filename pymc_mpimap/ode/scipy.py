@@ -52,7 +52,7 @@ def solve_with_scipy(solve: Solve, inputs: Sequence[np.ndarray]) -> list[np.ndar
     shape, columns = _shape(solve, inputs)
     schedule, p = _schedule(solve, inputs, columns)
     amiss = check(t0, len(ts), ts, system.n_states, schedule)
-    if len(y0) != system.n_states:
+    if len(y0) != system.n_states or (len(inputs[BREAKS]) and not system.breaks):
         amiss = SIZES
     if amiss:
         raise ValueError(PROBLEMS[amiss])

@@ -356,7 +356,7 @@ def test_sizes_that_the_graph_does_not_have(method):
     op = node_of(solve_ivp(lambda t, y, k: -k * y, 0.0, [1.0, 2.0], [1.0], k, method=method)).op
     good = [np.array(0.0), np.ones(2), np.ones(1), np.empty(0), np.ones(2)]
     (expected,) = evaluate(op.solve, good)
-    for position in (1, 4):
+    for position in (1, 3, 4):
         wrong = [*good[:position], np.ones(3), *good[position + 1 :]]
         with pytest.raises(ValueError, match=PROBLEMS[SIZES]):
             evaluate(op.solve, wrong)
