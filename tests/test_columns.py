@@ -4,13 +4,13 @@ import numpy as np
 import pytensor
 import pytensor.tensor as pt
 import pytest
-from pytensor.tensor.subtensor import IncSubtensor
+from pytensor.tensor.elemwise import Elemwise
 
 from pymc_mpimap import SerialPool, map_rect
 from pymc_mpimap.job.block import quiet_function
 from pymc_mpimap.vectormath import ops
 from pymc_mpimap.vectormath.dispatch import processor_suits
-from pymc_mpimap.vectormath.rewriting import _columns_of
+from pymc_mpimap.vectormath.rewriting import _columns_of, has_rows
 from tests.helpers import assert_same_bits
 
 pytestmark = pytest.mark.skipif(
@@ -37,16 +37,24 @@ def filled(x, y, *, n_columns=4):
 
 
 def test_one_loop_fills_in_all_columns():
-    x, y = pt.dvectors("x", "y")
-    function = compiled([x, y], [filled(x, y)])
-    assert ops.Columns in ops_of(function)
-    assert IncSubtensor not in ops_of(function)
+    n, x, y = pt.lscalar("n"), *pt.dvectors("x", "y")
+    function = compiled([n, x, y], [filled(has_rows(x, n), has_rows(y, n))])
+    assert ops_of(function) == {ops.Columns, Elemwise}
     a, b = np.array([1.0, -2.0, np.nan]), np.array([0.5, 4.0, 1.0])
     expected = np.stack([b, np.zeros(3), a + b, a * b], axis=1)
-    assert_same_bits(function(a, b)[0], expected)
-    assert function(a[:0], b[:0])[0].shape == (0, 4)
+    assert_same_bits(function(3, a, b)[0], expected)
+    assert function(0, a[:0], b[:0])[0].shape == (0, 4)
     # Views, whose numbers are not one after the other.
-    assert_same_bits(function(np.repeat(a, 2)[::2], b)[0], expected)
+    assert_same_bits(function(3, np.repeat(a, 2)[::2], b)[0], expected)
+
+
+def test_vectors_whose_length_is_not_known_to_be_the_matrix_s_stay():
+    x, y = pt.dvectors("x", "y")
+    matrix = pt.inc_subtensor(pt.zeros((x.shape[0], 3))[:, 1], y)
+    function = compiled([x, y], [matrix])
+    assert ops.Columns not in ops_of(function)
+    value = function(np.ones(2), np.full(1, 5.0))[0]
+    assert_same_bits(value, np.array([[0.0, 5.0, 0.0]] * 2))
 
 
 def test_a_later_value_replaces_an_earlier_one():
@@ -76,6 +84,26 @@ def test_columns_of_different_lengths_are_refused():
         function(np.ones(3), np.ones(2))
 
 
+def test_a_number_for_all_rows():
+    """A vector that turns out to be of one number, as PyTensor lets it be."""
+    x, y = pt.dvectors("x", "y")
+    matrix = pt.inc_subtensor(pt.zeros((x.shape[0], 3))[:, 1], x)
+    matrix = pt.inc_subtensor(matrix[:, 0], y)
+    function = compiled([x, y], [matrix])
+    assert ops.Columns in ops_of(function)
+    a, b = np.array([1.0, 2.0, 3.0]), np.array([5.0])
+    plain = pytensor.function([x, y], matrix, mode="FAST_COMPILE")
+    assert_same_bits(function(a, b)[0], plain(a, b))
+
+
+@pytest.mark.parametrize("index", [4, -5])
+def test_an_index_that_there_is_not(index):
+    x = pt.dvector("x")
+    function = compiled([x], [pt.inc_subtensor(pt.zeros((x.shape[0], 4))[:, index], x)])
+    with pytest.raises(IndexError):
+        function(np.ones(2))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -86,8 +114,9 @@ def test_columns_of_different_lengths_are_refused():
         lambda x, k, base: pt.inc_subtensor(pt.zeros((x.shape[0], 40))[:, 1], x),
         lambda x, k, base: pt.inc_subtensor(pt.ones((x.shape[0], 3))[:, 1], x),
         lambda x, k, base: pt.inc_subtensor(pt.zeros((2, x.shape[0]))[1], x),
+        lambda x, k, base: pt.inc_subtensor(pt.zeros((k + 1, 3))[:, 1], x),
     ],
-    ids=["given", "which", "several", "number", "many", "ones", "row"],
+    ids=["given", "which", "several", "number", "many", "ones", "row", "rows"],
 )
 def test_others_stay(change):
     x, k, base = pt.dvector("x"), pt.lscalar("k"), pt.dmatrix("base")

@@ -1,6 +1,9 @@
 """What is done around compiling: its order, and that garbage collection is as it was."""
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -128,3 +131,44 @@ def test_a_solve_of_constants_in_a_job(mode):
     total = map_rect(job, theta, np.arange(3.0)).sum()
     value = total.eval({theta: 1.0})
     np.testing.assert_allclose(value, (0 + 1 + 2 + 3) * np.exp(-0.321), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Numba will use object mode")
+@in_modes("FAST_COMPILE", "NUMBA")
+def test_right_hand_sides_that_differ_in_what_has_no_key(mode):
+    """PyTensor has no numba code for the Op, nor a name for what it does."""
+    values = [
+        solve_ivp(lambda t, y, order=order: pt.polygamma(order, y + 1.0), 0.0, [1.0], [1e-3]).eval()
+        for order in (1, 3)
+    ]
+    # The first and third derivatives of the digamma function at 2.
+    np.testing.assert_allclose(values[0], [[1.0 + 0.644934e-3]], rtol=1e-6)
+    np.testing.assert_allclose(values[1], [[1.0 + 0.493939e-3]], rtol=1e-6)
+
+
+def test_threads_that_are_the_first_to_need_sums(tmp_path):
+    script = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+import numba, numpy as np
+from pymc_mpimap.vectormath import lanes
+
+begin = threading.Barrier(3)
+def work():
+    begin.wait()
+    sums = lanes.sum_of_rows(0)
+    code = numba.njit(lambda x: sums(x))
+    assert code(np.ones(70)) == 70.0
+    done.append(1)
+
+done = []
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert len(done) == 3
+"""
+    flags = {"PYTENSOR_FLAGS": f"base_compiledir={tmp_path}"}
+    subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **flags}, check=True, timeout=120
+    )

@@ -26,7 +26,7 @@ from pymc_mpimap.job.base import Kernel, Thunk
 from pymc_mpimap.job.linker import BlockLinker, compile_callees, compile_for
 from pymc_mpimap.native.compiling import compiling
 from pymc_mpimap.signature import Slot
-from pymc_mpimap.vectormath.rewriting import vectorizing
+from pymc_mpimap.vectormath.rewriting import has_rows, is_vectorizing, vectorizing
 
 if TYPE_CHECKING:
     from pymc_mpimap.job.graph import GraphJob
@@ -112,18 +112,13 @@ def _vectorized(job: GraphJob, n: Any, blocks: Sequence[Any]) -> list[Any] | Non
         return None
     cores = [slot.type() for slot in job.inputs]
     results = job.graph.bind(cores)
-    batched = {
-        core: block
-        for core, block, slot in zip(cores, blocks, job.inputs, strict=True)
-        if slot.per_job
-    }
-    shared = {
-        core: block
-        for core, block, slot in zip(cores, blocks, job.inputs, strict=True)
-        if not slot.per_job
-    }
+    if is_vectorizing(get_default_mode()):
+        blocks = [
+            has_rows(block, n) if slot.per_job else block
+            for block, slot in zip(blocks, job.inputs, strict=True)
+        ]
     try:
-        vectorized = vectorize_graph(results, {**batched, **shared})
+        vectorized = vectorize_graph(results, dict(zip(cores, blocks, strict=True)))
     except (NotImplementedError, ValueError, TypeError):
         return None
     for node in applys_between(blocks, vectorized):

@@ -10,20 +10,26 @@ from contextlib import contextmanager
 __all__ = ["compiling", "postponing", "soon", "starting_with_callees", "with_callees_first"]
 
 
+_lock = threading.RLock()
+
+
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Collect no garbage while numba compiles.
+    """Collect no garbage while numba compiles, one thread at a time.
 
     It makes a million objects and keeps them to the end: looking through them, again and again,
-    and through all that PyMC has loaded, takes a tenth of the time.
+    and through all that PyMC has loaded, takes a tenth of the time. What is compiled within, and
+    kept by a cache, is compiled once: code that nobody keeps is freed, though it be called by its
+    address.
     """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    with _lock:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if was_enabled:
+                gc.enable()
 
 
 class _Order(threading.local):

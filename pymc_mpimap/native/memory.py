@@ -9,6 +9,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 __all__ = [
@@ -104,6 +105,10 @@ def _call_with(_typing: Any, _function: Any, _values: Any) -> Any:
     the other, and how many they are. That the values are arguments here keeps the arrays alive
     for as long as the call takes.
     """
+    for kind in _values.types:
+        word_like = getattr(kind, "dtype", kind) in (types.float64, types.int64)
+        if not word_like or (isinstance(kind, types.Float)):
+            raise TypingError(f"not an integer, or an array of float64 or int64: {kind}")
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args[1].types

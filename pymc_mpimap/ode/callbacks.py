@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from functools import cache, cached_property
 from hashlib import sha256
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytensor.scalar as ps
 from numba import cfunc, njit, types
 from pytensor.compile.mode import get_mode
+from pytensor.configdefaults import config
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.rewriting.basic import MergeOptimizer
@@ -50,7 +52,9 @@ class Callbacks:
     step : callable
         The right-hand side for numba and Python: ``step(t, y, parameters, dy)``.
     digest : str
-        Of all the code; equal in every process that compiles the same.
+        Of all the code; equal in every process that compiles the same, if it can be cached.
+    cached : bool
+        Whether it can: not where an Op has no key.
     """
 
     def __init__(self, system: ScalarSystem, layout: Layout, *, implicit: bool):
@@ -84,12 +88,16 @@ class Callbacks:
         self.step = njit(error_model="numpy")(_compile(source, "step", self._environment, key))
         self._rhs_key = _derived(key, source)
         self._jacobian: tuple[Any, str, str | None] | None = None
-        text = f"{key} {source}"
+        text, self.cached = f"{key} {source}", key is not None
         if implicit:
             function, key = _scalar_function(arguments, list(by_state.values()))
             source = _jacobian_source(layout, list(by_state))
             self._jacobian = function, source, key
             text += f"{key} {source}"
+            self.cached = self.cached and key is not None
+        if not self.cached:
+            # Nothing tells what an Op without a key does.
+            text += str(uuid4())
         self.digest = sha256(f"{STAMP} {text}".encode()).hexdigest()[:40]
 
     @cached_property
@@ -235,7 +243,8 @@ def _scalar_function(inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any
     returned: list[Any] = [ps.identity(ps.cast(scalar(v), "float64")) for v in graph.outputs]
     flat = FunctionGraph([scalars[v] for v in graph.inputs], returned, clone=False)
     MergeOptimizer().rewrite(flat)
-    return numba_funcify_and_cache_key(flat, squeeze_output=False)
+    function, key = numba_funcify_and_cache_key(flat, squeeze_output=False)
+    return function, key and f"{key}-{bool(config.numba__fastmath)}"
 
 
 @cache

@@ -178,7 +178,7 @@ def driver(*, scheduled: bool, implicit: bool) -> Any:
     """
     schedule, with_bdf = scheduled or None, implicit or None
 
-    @compiled_callback(types.int32(types.intp), scheduled, implicit)
+    @compiled_callback(types.int32(types.intp), scheduled, implicit, N_COUNTS)
     def drive(request: Any) -> Any:
         """Check and solve all jobs; return 0, or what `PROBLEMS` says is amiss with one."""
         q = words(request)

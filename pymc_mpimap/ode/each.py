@@ -17,14 +17,16 @@ import pytensor.tensor as pt
 from pytensor.compile.mode import optdb
 from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.op import Op
+from pytensor.graph.replace import _vectorize_node
 from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
-from pytensor.tensor.blockwise import Blockwise
+from pytensor.tensor.blockwise import Blockwise, vectorize_node_fallback
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
 from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.ode.evaluate import evaluate
 from pymc_mpimap.ode.methods import SCIPY, in_force
 from pymc_mpimap.ode.op import SolveIVP
+from pymc_mpimap.ode.schedule import DIFFERENT_NUMBERS
 
 __all__ = ["SolveEach"]
 
@@ -68,7 +70,10 @@ class SolveEach(Op):
 
     @override
     def perform(self, node: Apply, inputs: Any, output_storage: Any) -> None:
-        n_jobs = inputs[self.per_job.index(True)].shape[0]
+        sizes = {x.shape[0] for x, flag in zip(inputs, self.per_job, strict=True) if flag}
+        if len(sizes) > 1:
+            raise ValueError(DIFFERENT_NUMBERS)
+        (n_jobs,) = sizes
         rows = [
             evaluate(
                 self.core.solve,
@@ -95,21 +100,37 @@ def _solve_each(_fgraph: Any, node: Apply) -> list[Variable] | None:
     per_job = [not v.type.broadcastable[0] for v in node.inputs if op.batch_ndim(node) == 1]
     if not any(per_job):
         return None
-    inputs = [v if flag else _shared(v) for v, flag in zip(node.inputs, per_job, strict=True)]
+    known: dict[Any, Any] = {}
+    inputs = [
+        v if flag else _shared(v, known) for v, flag in zip(node.inputs, per_job, strict=True)
+    ]
     outputs: Any = SolveEach(core, per_job)(*inputs, return_list=True)
     return [old.type.filter_variable(new) for old, new in zip(node.outputs, outputs, strict=True)]
 
 
-def _shared(variable: Any) -> Any:
+def _shared(variable: Any, known: dict[Any, Any]) -> Any:
     """Return a variable without its first axis, which is of length 1."""
+    if variable in known:
+        return known[variable]
     op = None if variable.owner is None else variable.owner.op
     if isinstance(op, DimShuffle) and op.new_order == ("x", *range(variable.type.ndim - 1)):
-        return variable.owner.inputs[0]
-    if isinstance(op, Elemwise):
-        return op(*(_shared(v) for v in variable.owner.inputs))
-    if isinstance(variable, Constant):
-        return pt.constant(variable.data[0])
-    return variable[0]
+        result = variable.owner.inputs[0]
+    elif isinstance(op, Elemwise) and len(variable.owner.outputs) == 1:
+        result = op(*(_shared(v, known) for v in variable.owner.inputs))
+    elif isinstance(variable, Constant):
+        result = pt.constant(variable.data[0])
+    else:
+        result = variable[0]
+    known[variable] = result
+    return result
+
+
+@_vectorize_node.register(SolveIVP)
+def _vectorize(op: SolveIVP, node: Apply, *batched: Any) -> Any:
+    """Vectorize a solve with inputs of the types that it has: Blockwise would take any."""
+    kinds = (v.type.dtype for v in node.inputs)
+    cast = [v.astype(dtype) for v, dtype in zip(batched, kinds, strict=True)]
+    return vectorize_node_fallback(op, node, *cast)
 
 
 # After solves have been merged.

@@ -15,7 +15,8 @@ __all__ = ["evaluate"]
 def evaluate(solve: Solve, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     """Return the outputs of a solve."""
     solve = solve.by(in_force(solve.system.method))
-    arrays = [np.asarray(x) for x in inputs]
+    kinds = solve.system.types
+    arrays = [np.asarray(x, dtype=kind.dtype) for x, kind in zip(inputs, kinds, strict=True)]
     if solve.system.method in SCIPY:
         from pymc_mpimap.ode.scipy import solve_with_scipy
 

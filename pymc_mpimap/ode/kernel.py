@@ -16,15 +16,15 @@ from pymc_mpimap.native.compiling import soon
 from pymc_mpimap.native.memory import call_with, symbol, words
 from pymc_mpimap.ode.cache import STAMP
 from pymc_mpimap.ode.request import DRIVER
-from pymc_mpimap.ode.schedule import PROBLEMS
+from pymc_mpimap.ode.schedule import DIFFERENT_NUMBERS, PROBLEMS
 from pymc_mpimap.ode.system import TS, Solve
 from pymc_mpimap.ode.table import table_of
 
 __all__ = ["compiled", "kernel_source", "solve_kernel"]
 
 
-def solve_kernel(solve: Solve, per_job: Sequence[bool] = ()) -> tuple[Any, str]:
-    """Return a solve as a Python function for numba to compile, and its key in a cache.
+def solve_kernel(solve: Solve, per_job: Sequence[bool] = ()) -> tuple[Any, str | None]:
+    """Return a solve as a Python function for numba to compile, and its key in a cache if any.
 
     Parameters
     ----------
@@ -44,8 +44,9 @@ def solve_kernel(solve: Solve, per_job: Sequence[bool] = ()) -> tuple[Any, str]:
         "symbol": symbol,
         "words": words,
     }
-    key = f"pymc_mpimap-solve-{key}"
-    return compile_numba_function_src(source, "solve_ivp", environment, cache_key=key), key
+    cache_key = f"pymc_mpimap-solve-{key}" if table.cached else None
+    function = compile_numba_function_src(source, "solve_ivp", environment, cache_key=cache_key)
+    return function, cache_key
 
 
 def kernel_source(solve: Solve, table: str, per_job: Sequence[bool] = ()) -> str:
@@ -62,7 +63,7 @@ def kernel_source(solve: Solve, table: str, per_job: Sequence[bool] = ()) -> str
     if batched[1:]:
         lines += [
             f"    if {' or '.join(f'{name}.shape[0] != n_jobs' for name in batched[1:])}:",
-            "        raise ValueError('solve_ivp: inputs of different numbers of jobs')",
+            f"        raise ValueError({DIFFERENT_NUMBERS!r})",
         ]
     jobs = ["n_jobs"] if batched else []
     for name, i in zip(outputs, (None, *solve.wrt), strict=True):
@@ -74,8 +75,10 @@ def kernel_source(solve: Solve, table: str, per_job: Sequence[bool] = ()) -> str
     packed += [f"{name}, 0" for name in outputs]
     lines += [
         f"    table = symbol({table!r})",
-        f"    amiss = call_with(words(table)[{DRIVER}], (",
-        f"        table, n_jobs, {', '.join(packed)}))",
+        f"    driver = words(table)[{DRIVER}]",
+        "    if driver == 0:",
+        "        raise RuntimeError('solve_ivp: called before what it calls is compiled')",
+        f"    amiss = call_with(driver, (table, n_jobs, {', '.join(packed)}))",
         "    if amiss:",
     ]
     for number, text in enumerate(PROBLEMS):
@@ -87,6 +90,6 @@ def kernel_source(solve: Solve, table: str, per_job: Sequence[bool] = ()) -> str
 @cache
 def compiled(solve: Solve) -> Any:
     """Return a solve as a function of arrays, for calls from Python."""
-    function, _ = solve_kernel(solve)
+    function, key = solve_kernel(solve)
     table_of(solve).complete()
-    return numba.njit(cache=is_caching())(function)
+    return numba.njit(cache=key is not None and is_caching())(function)

@@ -44,6 +44,10 @@ class Problem:
     callbacks : Callbacks
     layout : Layout
     record : Buffer
+
+    Notes
+    -----
+    Called by one thread at a time, within `compiling`.
     """
 
     def __init__(self, solve: Solve):
@@ -52,18 +56,12 @@ class Problem:
         self.implicit = self.method in (BDF, AUTO)
         self.callbacks = Callbacks(solve.system.thaw(), self.layout, implicit=self.implicit)
         self.record = Buffer(f"pymc_mpimap_ode_{self.callbacks.digest}_{self.method}", N_RECORD)
-        self._lock, self._complete = threading.Lock(), False
 
     def complete(self) -> None:
         """Compile, and fill in the record; nothing where that has been done."""
-        with self._lock:
-            if not self._complete:
-                self._fill()
-                self._complete = True
-
-    def _fill(self) -> None:
         words: Any = self.record.words
-        words[RHS] = self.callbacks.rhs.address
+        if words[RHS]:
+            return
         words[JACOBIAN] = self.callbacks.jacobian.address if self.implicit else 0
         words[WEIGHTS] = error_weights().address
         words[SOLVE] = solve_columns().address if self.implicit else 0
@@ -74,6 +72,7 @@ class Problem:
         for k, (name, where) in enumerate(zip(sundials.OPERATIONS, own, strict=True)):
             words[REPLACED + k] = sundials.address(name)
             words[REPLACING + k] = where or sundials.address(name)
+        words[RHS] = self.callbacks.rhs.address
 
     def release(self) -> int:
         """Free the solver memory that nobody uses; return how many blocks there were."""

@@ -25,6 +25,7 @@ from pymc_mpimap.ode.layout import (
 )
 
 __all__ = [
+    "DIFFERENT_NUMBERS",
     "PROBLEMS",
     "SIZES",
     "STEP",
@@ -117,6 +118,8 @@ PROBLEMS = (
 """What can be amiss with a solve's inputs, by its number."""
 
 UNEVEN_DOSES, STEPS, SIZES = 3, 7, 9
+
+DIFFERENT_NUMBERS = "solve_ivp: inputs of different numbers of jobs"
 
 
 @njit(error_model="numpy")

@@ -41,7 +41,7 @@ class _FailedError(Exception):
 
 @cache
 def _right_hand_side(solve: Solve) -> Any:
-    """Return ``f(t, y, parameters, dy)`` with the these sensitivities, compiled."""
+    """Return ``f(t, y, parameters, dy)`` with these sensitivities, compiled."""
     return Callbacks(solve.system.thaw(), solve.layout, implicit=False).step
 
 

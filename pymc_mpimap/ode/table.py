@@ -30,25 +30,32 @@ class Table:
     Attributes
     ----------
     buffer : Buffer
+    cached : bool
+        Whether compiled code that has its name can be cached.
     """
 
     def __init__(self, name: str, solve: Solve, problem: Problem):
         self.buffer = Buffer(name, len(_words(solve)))
         self._solve, self._problem = solve, problem
+        self.cached = problem.callbacks.cached
 
     def complete(self) -> None:
         """Compile what the table has the addresses of; nothing where that has been done."""
         table: Any = self.buffer.words
         if table[request.DRIVER]:
             return
-        system, words = self._solve.system, _words(self._solve)
         with compiling():
+            # Somebody else may have been waited for.
+            if table[request.DRIVER]:
+                return
             self._problem.complete()
-            driving = driver(scheduled=system.scheduled, implicit=self._problem.implicit)
-        words[request.RECORD] = self._problem.record.address
-        table[:] = words
-        # At last, as it says that all is there.
-        table[request.DRIVER] = driving.address
+            scheduled = self._solve.system.scheduled
+            driving = driver(scheduled=scheduled, implicit=self._problem.implicit)
+            words = _words(self._solve)
+            words[request.RECORD] = self._problem.record.address
+            table[:] = words
+            # At last, as it says that all is there.
+            table[request.DRIVER] = driving.address
 
 
 def table_of(solve: Solve) -> Table:

@@ -81,22 +81,24 @@ def _funcify_stack(op: StackSum, node: Apply[Any], **_: Any) -> tuple[Any, str]:
 @register_funcify_and_cache_key(Columns)
 def _funcify_columns(op: Columns, **_: Any) -> tuple[Any, str]:
     vectors = [f"x{k}" for k in range(len(op.places))]
+    at = {place: k for k, place in enumerate(op.places)}
     source = [
         f"def columns({', '.join(vectors)}):",
         "    n = len(x0)",
+        "    s0 = 1",
         *(
             line
-            for vector in vectors[1:]
+            for k, vector in enumerate(vectors[1:], 1)
             for line in (
-                f"    if len({vector}) != n:",
+                f"    s{k} = 0 if len({vector}) == 1 else 1",
+                f"    if len({vector}) != n and s{k} == 1:",
                 "        raise ValueError('the columns of a matrix are of different lengths')",
             )
         ),
         f"    matrix = np.empty((n, {op.n_columns}))",
         "    for i in range(n):",
         *(
-            f"        matrix[i, {k}] = "
-            + (f"x{op.places.index(k)}[i]" if k in op.places else "0.0")
+            f"        matrix[i, {k}] = " + (f"x{at[k]}[i * s{at[k]}]" if k in at else "0.0")
             for k in range(op.n_columns)
         ),
         "    return matrix",

@@ -17,6 +17,7 @@ import numpy as np
 from numba import types
 
 from pymc_mpimap.native.cache import compiled_callback, stamp
+from pymc_mpimap.native.compiling import compiling
 from pymc_mpimap.native.memory import Buffer, call_with, doubles, symbol, words
 
 __all__ = ["STAMP", "sum_of_rows", "sum_of_stack"]
@@ -79,14 +80,24 @@ def _stack(request: Any) -> Any:
     return 0
 
 
-@cache
 def _addresses() -> Buffer:
     """Return where the address of `_rows` is, and that of `_stack`."""
-    addresses = Buffer("pymc_mpimap_sums", 2)
-    for k, function in enumerate((_rows, _stack)):
-        compiled = compiled_callback(types.int32(types.intp), STAMP)(function)
+    with compiling():
+        return _compiled()
+
+
+@cache
+def _compiled() -> Buffer:
+    callback = compiled_callback(types.int32(types.intp), STAMP)
+    _kept.extend(callback(function) for function in (_rows, _stack))
+    addresses = Buffer("pymc_mpimap_sums", len(_kept))
+    for k, compiled in enumerate(_kept):
         addresses.words[k] = compiled.address
     return addresses
+
+
+# Code that nobody keeps is freed.
+_kept: list[Any] = []
 
 
 def sum_of_rows(n_kept: int) -> Any:

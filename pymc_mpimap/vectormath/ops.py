@@ -24,6 +24,7 @@ __all__ = [
     "LaneSum",
     "Log",
     "Log1p",
+    "Rows",
     "Sigmoid",
     "Softplus",
     "StackSum",
@@ -209,7 +210,8 @@ class Columns(Op):
     n_columns
         How many columns the matrix has.
     places
-        Which column each of the vectors is.
+        Which column each of the vectors is. The first of them says how many rows there are;
+        others may be of one number, for all rows.
     """
 
     __props__ = ("n_columns", "places")
@@ -234,6 +236,30 @@ class Columns(Op):
         for place, vector in zip(self.places, inputs, strict=True):
             matrix[:, place] = vector
         output_storage[0][0] = matrix
+
+
+class Rows(Op):
+    """An array that is known to have so many rows, while a graph is simplified.
+
+    All that depends on the number of rows is then expressed by one variable, and nothing need be
+    compared. It is taken out before the graph is compiled.
+    """
+
+    __props__ = ()
+    view_map = {0: [0]}  # noqa: RUF012 # PyTensor's name and type
+
+    def make_node(self, *inputs: Variable[Any, Any]) -> Apply[Any]:
+        """Return an array, and an integer, as the array."""
+        x, n = inputs
+        return Apply(self, [x, n], [x.type()])
+
+    def infer_shape(self, node: Any, shapes: Any) -> list[Any]:
+        """Return the array's shape, with this number of rows."""
+        return [(node.inputs[1], *shapes[0][1:])]
+
+    def perform(self, _node: Any, inputs: Any, output_storage: Any) -> None:
+        """Return the array."""
+        output_storage[0][0] = inputs[0]
 
 
 class MatricesTimesVectors(Op):

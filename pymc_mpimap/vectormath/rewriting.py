@@ -16,6 +16,7 @@ from pytensor.graph.basic import Apply, Constant
 from pytensor.graph.rewriting.basic import (
     SequentialGraphRewriter,
     dfs_rewriter,
+    in2out,
     node_rewriter,
 )
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
@@ -27,7 +28,7 @@ from pytensor.tensor.subtensor import AdvancedIncSubtensor, IncSubtensor
 
 from pymc_mpimap.vectormath import ops
 
-__all__ = ["vectorizing"]
+__all__ = ["has_rows", "is_vectorizing", "vectorizing"]
 
 # After PyTensor has simplified and stabilized the graph, and before it fuses loops (49).
 _BEFORE_FUSION, _AFTER_FUSION = 48.5, 49.2
@@ -99,7 +100,7 @@ def _sum(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
 
 
 @node_rewriter([IncSubtensor])
-def _collect_columns(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
+def _collect_columns(fgraph: Any, node: Apply[Any]) -> list[Any] | None:
     """Replace a matrix of zeros to which columns are added, one after the other.
 
     The derivatives by a vector are such a matrix where its elements are used one by one.
@@ -108,9 +109,16 @@ def _collect_columns(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
     if kind.ndim != 2 or kind.dtype != "float64" or (kind.shape[1] or math.inf) > _MOST_COLUMNS:
         return None
     columns = _columns_of(node.outputs[0])
-    if not columns:
+    shapes = getattr(fgraph, "shape_feature", None)
+    if not columns or shapes is None:
         return None
-    return [ops.Columns(kind.shape[1], tuple(columns))(*columns.values())]
+    # A vector that is known to be as long as the matrix tells how many rows there are; others may
+    # turn out to be of one number, for all rows.
+    same = [k for k, v in columns.items() if shapes.same_shape(v, node.outputs[0], 0, 0)]
+    if not same:
+        return None
+    places = sorted(columns, key=lambda k: k not in same)
+    return [ops.Columns(kind.shape[1], tuple(places))(*(columns[k] for k in places))]
 
 
 def _columns_of(matrix: Any) -> dict[int, Any] | None:
@@ -120,17 +128,28 @@ def _columns_of(matrix: Any) -> dict[int, Any] | None:
     if isinstance(op, Alloc):
         value = producer.inputs[0]
         return {} if isinstance(value, Constant) and not np.any(value.data) else None
+    if isinstance(op, ops.Columns):
+        return dict(zip(op.places, producer.inputs, strict=True))
     if not isinstance(op, IncSubtensor) or op.idx_list != (slice(None), 0):
         return None
     before, vector, index = producer.inputs
     columns = _columns_of(before)
     right = vector.type.dtype == "float64" and vector.type.broadcastable == (False,)
+    n_columns = matrix.type.shape[1]
     if columns is None or not right or not isinstance(index, Constant):
         return None
-    k = int(index.data) % matrix.type.shape[1]
+    k = int(index.data) + n_columns * (int(index.data) < 0)
+    if not 0 <= k < n_columns:
+        return None
     added = k in columns and not op.set_instead_of_inc
     columns[k] = columns[k] + vector if added else vector
     return columns
+
+
+@node_rewriter([ops.Rows])
+def _forget_rows(_fgraph: Any, node: Apply[Any]) -> list[Any]:
+    """Take out what was said of the number of rows."""
+    return [node.inputs[0]]
 
 
 @node_rewriter([BatchedDot])
@@ -194,6 +213,23 @@ def _store(_fgraph: Any, node: Apply[Any]) -> list[Any] | None:
     return [node.op(target, ops.Stored()(values), *indices)]
 
 
+def has_rows(variable: Any, n: Any) -> Any:
+    """Return a variable of which `vectorizing` modes know how many rows it has."""
+    return ops.Rows()(variable, n)
+
+
+def is_vectorizing(mode: Mode) -> bool:
+    """Say whether `vectorizing` makes another mode of this one."""
+    # There is no place for further rewrites in somebody's own rewriter.
+    if not isinstance(mode.linker, NumbaLinker):
+        return False
+    if not isinstance(mode.provided_optimizer, RewriteDatabaseQuery):
+        return False
+    from pymc_mpimap.vectormath.dispatch import processor_suits  # Numba is slow to import.
+
+    return processor_suits()
+
+
 def vectorizing(mode: Mode) -> Mode:
     """Return a mode whose compiled loops are vectorized.
 
@@ -208,20 +244,15 @@ def vectorizing(mode: Mode) -> Mode:
     Mode
         The mode with the rewrites that put in the functions of `pymc_mpimap.vectormath`.
     """
-    if not isinstance(mode.linker, NumbaLinker):
-        return mode
-    if not isinstance(mode.provided_optimizer, RewriteDatabaseQuery):
-        return mode  # Somebody's own rewriter: there is no place in it for others.
-    from pymc_mpimap.vectormath.dispatch import processor_suits  # Numba is slow to import.
-
-    if not processor_suits():
+    if not is_vectorizing(mode):
         return mode
     before = SequentialGraphRewriter(
         [
             dfs_rewriter(_substitute),
             dfs_rewriter(_sum),
             dfs_rewriter(_multiply),
-            dfs_rewriter(_collect_columns),
+            in2out(_collect_columns),
+            dfs_rewriter(_forget_rows),
         ]
     )
     before.name = "vectorizable_functions"

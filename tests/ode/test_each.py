@@ -150,3 +150,28 @@ def test_the_op_in_python():
     assert str(each.owner.op).startswith("SolveEach{SolveIVP{rhs")
     assert each.owner.op == SolveEach(y.owner.op, per_job)
     assert each.shape.eval({**shared, ks: ROWS["k"]}).tolist() == [3, 2, 2]
+
+
+@in_modes("FAST_COMPILE", "NUMBA")
+@pytest.mark.parametrize("shape", [(2,), (1, 2)], ids=["jobs", "two axes"])
+def test_integers_become_floats(mode, shape):
+    k = pt.dscalar("k")
+    y = solve_ivp(lambda _t, y, k: -k * y, 0.0, [1.0], [1.0], k)
+    ks = pt.TensorType("int64", shape=(None,) * len(shape))("ks")
+    values = np.array([1, 2]).reshape(shape)
+    result = pytensor.function([ks], vectorize_graph(y, {k: ks}))(values)
+    np.testing.assert_allclose(result.ravel(), np.exp([-1.0, -2.0]), rtol=1e-5)
+
+
+@in_modes("NUMBA")
+def test_shared_inputs_that_are_computed(mode):
+    """With what is computed in them more than once, and constants."""
+    k, a, ks = pt.dscalar("k"), pt.dscalar("a"), vector("ks")
+    rate = a
+    for _ in range(30):
+        rate = pt.sin(rate) * rate
+    y = solve_ivp(lambda _t, y, p: -p[0] * p[1] * y, 0.0, [1.0], TS, (k, rate + 1.0))
+    together = pytensor.function([a, ks], vectorize_graph(y, {k: ks}))
+    alone = pytensor.function([a, k], y)
+    assert SolveEach in ops_of(together)
+    assert_same_bits(together(0.5, [1.0, 2.0]), np.array([alone(0.5, 1.0), alone(0.5, 2.0)]))
