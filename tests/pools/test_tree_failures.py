@@ -229,7 +229,7 @@ def test_busy_time_of_each_rank(grown):
     function = pytensor.function([theta], map_rect(slow, theta, costs, grain_size=1))
     function(0.0)
     busy = [current_pool().report().busy]
-    for k in range(10):
+    for k in range(40):
         check(function, (float(k),))
         busy.append(current_pool().report().busy)
     # The least of each rank: any may have been kept from its core for a while.
