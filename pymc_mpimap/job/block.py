@@ -24,7 +24,6 @@ from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.job.base import Kernel, Thunk
 from pymc_mpimap.job.linker import BlockLinker, compile_callees, compile_for
-from pymc_mpimap.native.compiling import compiling
 from pymc_mpimap.signature import Slot
 from pymc_mpimap.vectormath.rewriting import has_rows, is_vectorizing, vectorizing
 
@@ -83,7 +82,7 @@ def _function(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
     mode = vectorizing(get_default_mode())
     if isinstance(mode.linker, NumbaLinker):
         mode = Mode(BlockLinker(), mode.provided_optimizer)
-    with warnings.catch_warnings(), compiling():
+    with warnings.catch_warnings():
         # An Op without numba code (a JAX function in a job) runs in object mode: slower, right,
         # and nothing that the user could mend.
         warnings.filterwarnings("ignore", "Numba will use object mode", UserWarning)

@@ -107,7 +107,7 @@ def _call_with(_typing: Any, _function: Any, _values: Any) -> Any:
     """
     for kind in _values.types:
         word_like = getattr(kind, "dtype", kind) in (types.float64, types.int64)
-        if not word_like or (isinstance(kind, types.Float)):
+        if not word_like or isinstance(kind, types.Float):
             raise TypingError(f"not an integer, or an array of float64 or int64: {kind}")
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
