@@ -199,7 +199,8 @@ class SpawnedCrew:
         if before is not None:
             # MPI may still know its communicator.
             self._gone.append(before)
-            before.process.kill()
+            if self._library.survives:  # If not, the others would end with it: see `_dismiss`.
+                before.process.kill()
             if evaluation - before.hired_at < _PROVEN:
                 return None
         if not self._library.survives or self._ending:
