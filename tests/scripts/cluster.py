@@ -45,7 +45,7 @@ theta = pt.dscalar("theta")
 output = mpimap.map_rect(job, theta, np.arange(6.0), data)
 function = pytensor.function([theta], [output, pt.grad(output.sum(), theta)])
 hosts = mpimap.map_rect(where, theta, np.arange(6.0), mpimap.local(load))
-with mpimap.MPIPool(time_limit=2.0 if how == "limit" else None) as pool:
+with mpimap.MPIPool(time_limit=3.0 if how == "limit" else None) as pool:
     print("LOADED ON", *hosts.eval({theta: 1.0}).astype(int), flush=True)
     try:
         hosts.eval({theta: FAILS})
