@@ -17,21 +17,25 @@ pytensor.config.mode = "FAST_COMPILE"
 logging.basicConfig(format="%(message)s")  # keeps the sys.stderr of now
 
 
+def print_much(number):
+    for k in range(200):
+        print("out", number, k, "x" * k)
+        print("err", number, k, file=sys.stderr)
+        ctypes.CDLL(None).printf(b"c %d %d\n", number, k)
+    logging.getLogger("job").warning("logged %d", number)
+    sys.stdout.buffer.write("θ\n".encode())
+    if number > 1:  # What rank 0 flushes is passed on at once, and others may get in between.
+        print("begun", number, end="", flush=True)
+        print()
+    if number == 5:
+        print("never ended", end="", flush=True)
+
+
 @pymc_mpimap.numeric_job(derivatives=None)
 def job(theta, own):
     number = int(own)
     if how == "prints":
-        for k in range(200):
-            print("out", number, k, "x" * k)
-            print("err", number, k, file=sys.stderr)
-            ctypes.CDLL(None).printf(b"c %d %d\n", number, k)
-        logging.getLogger("job").warning("logged %d", number)
-        sys.stdout.buffer.write("θ\n".encode())
-        if number > 1:  # What rank 0 flushes is passed on at once, and others may get in between.
-            print("begun", number, end="", flush=True)
-            print()
-        if number == 5:
-            print("never ended", end="", flush=True)
+        print_much(number)
     elif how == "crashes on rank 0":
         if number == 0:
             ctypes.string_at(0)
