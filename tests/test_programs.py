@@ -240,7 +240,9 @@ def test_rank_that_does_not_come(launcher, mpi, said):
 def test_few_ranks_of_each_host_compile_first(tmp_path):
     """One, and another beside rank 0. The others find the code in the cache."""
     flags = f"{os.environ.get('PYTENSOR_FLAGS', '')},mode=NUMBA,base_compiledir={tmp_path}"
-    result = run(6, "hosts.py", env={**os.environ, "PYTENSOR_FLAGS": flags.strip(",")})
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    result = run(6, "hosts.py", str(pipe), env={**os.environ, "PYTENSOR_FLAGS": flags.strip(",")})
     assert "VALUE True" in result.stdout, result.stderr
     lines = re.findall(r"^FIRST (\d) (\d+) (\d+)$", result.stdout, re.MULTILINE)
     spans = {int(rank): (int(begun), int(ended)) for rank, begun, ended in lines}
