@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -11,14 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pymc_mpimap.pool import spawned
 from tests.hosts import Hosts
 from tests.launchers import MPICH, Launcher
 
-__all__ = ["SCRIPTS", "Started", "run", "words"]
+__all__ = ["SCRIPTS", "Started", "run", "send", "words"]
 
 SCRIPTS = Path(__file__).parent / "scripts"
 END = 10.0
@@ -49,6 +50,13 @@ def run(
         env=launcher.environment(env, ranks),
         check=False,
     )
+
+
+def send(number: int, pids: Iterable[int]) -> None:
+    """Send processes a signal; some may have ended meanwhile."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 _NUMBERS = (b"PMI_RANK", b"OMPI_COMM_WORLD_RANK")
@@ -225,11 +233,7 @@ class Started:
 
     def kill(self) -> None:
         """End all that still runs."""
-        for pid in self.processes():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        send(signal.SIGKILL, self.processes())
         self.process.kill()
         self.process.wait(60)
         self._reader.join(60)

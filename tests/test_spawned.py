@@ -11,7 +11,7 @@ import pytest
 from pymc_mpimap import InputError, MPIPool, PoolError
 from pymc_mpimap.pool.mpi_library import Library
 from tests.launchers import MPICH, SPAWNED_MPICH, SPAWNED_OPENMPI, launched_by
-from tests.programs import SCRIPTS, Started, run
+from tests.programs import SCRIPTS, Started, run, send
 from tests.test_faults import Program
 
 spawned_by_each = launched_by(SPAWNED_MPICH, SPAWNED_OPENMPI)
@@ -132,8 +132,7 @@ def test_workers_end_though_all_else_vanishes(launcher):
     program = Started("ends.py", "evaluates", launcher=launcher)
     others = set(program.processes()) - set(program.workers())
     for number in (signal.SIGSTOP, signal.SIGKILL):  # None of them sees another one end.
-        for pid in others:
-            os.kill(pid, number)
+        send(number, others)
     returncode, output = program.end(timeout=20)
     assert returncode == -signal.SIGKILL, output
 

@@ -11,7 +11,7 @@ import pytest
 
 import pymc_mpimap as mpimap
 from tests.launchers import MPICH, OPENMPI, launched_by
-from tests.programs import Started, run
+from tests.programs import Started, run, send
 
 pytestmark = [pytest.mark.mpi, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -67,8 +67,7 @@ def test_killed_at_random_moments(uninterrupted, tmp_path):
         # Stored draws are reported too, and at once: count on from those.
         program.said(nth_draw(kept + moments.randint(1, 60)))
         time.sleep(moments.uniform(0, 0.004))  # nothing is waited for: any moment of a draw
-        for pid in everything:
-            os.kill(pid, signal.SIGKILL)
+        send(signal.SIGKILL, everything)
         returncode, output = program.end()
         assert returncode != 0, output
         kept = assert_kept(path, output, expected)
