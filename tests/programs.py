@@ -22,7 +22,7 @@ from tests.launchers import MPICH, Launcher
 __all__ = ["SCRIPTS", "Started", "run", "send", "words"]
 
 SCRIPTS = Path(__file__).parent / "scripts"
-END = 10.0
+END = 2.0
 """Seconds within which all of a program's processes must be gone once it has ended."""
 
 

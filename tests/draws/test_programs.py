@@ -85,7 +85,7 @@ def test_ended_by_the_queueing_system(uninterrupted, launcher, tmp_path):
     program = started(path, ranks=3, launcher=launcher)
     program.said(nth_draw(60))
     os.killpg(program.process.pid, signal.SIGTERM)
-    returncode, output = program.end(timeout=20)
+    returncode, output = program.end(timeout=5)
     # Open MPI's mpiexec has a status of its own for what it ends.
     assert returncode == 143 if launcher is MPICH else returncode != 0, output
     assert assert_kept(path, output, uninterrupted[1]) >= 60
@@ -125,5 +125,5 @@ def test_ctrl_c_that_ends_all_at_once(uninterrupted, launcher, times, tmp_path):
     if times == 2:
         program.said("Press Ctrl-C again")
         os.killpg(program.process.pid, signal.SIGINT)
-    _, output = program.end(timeout=20)  # The status is mpiexec's own, and MPICH's may be 0.
+    _, output = program.end(timeout=5)  # The status is mpiexec's own, and MPICH's may be 0.
     assert assert_kept(tmp_path / "kept", output, uninterrupted[1]) >= 60

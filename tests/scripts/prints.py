@@ -24,9 +24,11 @@ def print_much(number):
         ctypes.CDLL(None).printf(b"c %d %d\n", number, k)
     logging.getLogger("job").warning("logged %d", number)
     sys.stdout.buffer.write("θ\n".encode())
-    if number > 1:  # What rank 0 flushes is passed on at once, and others may get in between.
+    if number > 1:
         print("begun", number, end="", flush=True)
         print()
+    else:  # What rank 0 flushes is passed on at once: others may get in before it is a whole line.
+        print("begun", number)
     if number == 5:
         print("never ended", end="", flush=True)
 
