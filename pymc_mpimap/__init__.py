@@ -1,6 +1,7 @@
 """One PyMC chain on many MPI ranks: `map_rect` and the pools that evaluate it."""
 
 import pymc_mpimap.dispatch.numba
+import pymc_mpimap.inner_graphs
 import pymc_mpimap.ode.dispatch
 import pymc_mpimap.ode.merge
 import pymc_mpimap.rewriting

@@ -118,6 +118,10 @@ class Map:
         )
         return replace(self, data=data)
 
+    def running(self, job: Job) -> Map:
+        """Return the map of a job with the same inputs and outputs in the place of its own."""
+        return self if job is self.job else replace(self, job=job)
+
     def derived(self, job: Job) -> Map:
         """Return the map of a pullback or pushforward of the job: more inputs, same data."""
         extra = len(job.inputs) - len(self.data)

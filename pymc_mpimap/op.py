@@ -9,11 +9,13 @@ from typing import Any, override
 
 import numpy as np
 import pytensor.tensor as pt
+from pytensor.configdefaults import config
 from pytensor.gradient import DisconnectedType, grad_not_implemented
 from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.null_type import NullType
 from pytensor.graph.op import Op
 
+from pymc_mpimap.job.base import Job
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.current import current_pool
 from pymc_mpimap.pool.program import Program
@@ -51,6 +53,7 @@ class MapRectOp(Op):
     def __init__(self, maps: Sequence[Map], routes: Sequence[Sequence[int]]):
         self.maps = tuple(maps)
         self.routes = tuple(tuple(route) for route in routes)
+        self._programs: dict[tuple[Any, ...], Program] = {}
         super().__init__()
 
     @classmethod
@@ -58,10 +61,22 @@ class MapRectOp(Op):
         """Return the Op of a single map."""
         return cls([m], [range(len(m.from_graph))])
 
-    @cached_property
+    @property
     def program(self) -> Program:
-        """What the pool is given."""
-        return Program(self.maps, self.routes)
+        """What the pool is given: the maps, with graphs that are rewritten for a backend."""
+        if self._lowered is not None:
+            return self._lowered
+        key = config.mode, config.linker, config.optimizer, config.floatX
+        if key not in self._programs:
+            lowered = self.running([m.job.lowered() for m in self.maps])
+            self._programs[key] = Program(lowered.maps, self.routes)
+        return self._programs[key]
+
+    @cached_property
+    def _lowered(self) -> Program | None:
+        """The program of an Op that a compiled function has: it does not depend on any mode."""
+        lowered = all(m.job.is_lowered for m in self.maps)
+        return Program(self.maps, self.routes) if lowered else None
 
     @cached_property
     def _hash(self) -> int:
@@ -87,6 +102,13 @@ class MapRectOp(Op):
     def __str__(self) -> str:
         names = ", ".join(f"{m.job.name} over {m.n_jobs} jobs" for m in self.maps)
         return f"MapRectOp{{{names}}}"
+
+    def running(self, jobs: Sequence[Job]) -> MapRectOp:
+        """Return the Op with these jobs, of the same inputs and outputs, in place of its own."""
+        if all(job is m.job for m, job in zip(self.maps, jobs, strict=True)):
+            return self
+        maps = [m.running(job) for m, job in zip(self.maps, jobs, strict=True)]
+        return MapRectOp(maps, self.routes)
 
     @property
     def n_inputs(self) -> int:

@@ -19,10 +19,16 @@ from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Variable
 
 from pymc_mpimap import SerialPool, current_pool
+from pymc_mpimap.job.lowering import default_job_mode, lower
 from pymc_mpimap.pool import commons
 
 # The reference is evaluated node by node, without a rewrite that could be wrong (or take time).
 AS_WRITTEN = Mode(linker="py", optimizer=None)
+
+
+def quiet_function(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+    """Compile a function as the graph of a job is compiled in PyTensor's default mode."""
+    return lower(inputs, outputs, default_job_mode()).function()
 
 
 class Node:

@@ -6,7 +6,7 @@ import sys
 
 SCRIPT = """
 import numpy as np, pytensor.tensor as pt
-from pymc_mpimap.job.block import quiet_function
+from tests.helpers import quiet_function
 
 x = pt.dmatrix("x")
 code = quiet_function([x], [pt.exp(x).sum(axis=1), x.sum(axis=0)]).vm.jit_fn

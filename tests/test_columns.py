@@ -7,11 +7,10 @@ import pytest
 from pytensor.tensor.elemwise import Elemwise
 
 from pymc_mpimap import SerialPool, map_rect
-from pymc_mpimap.job.block import quiet_function
 from pymc_mpimap.vectormath import ops
 from pymc_mpimap.vectormath.dispatch import processor_suits
 from pymc_mpimap.vectormath.rewriting import _columns_of, has_rows
-from tests.helpers import assert_same_bits
+from tests.helpers import assert_same_bits, quiet_function
 
 pytestmark = pytest.mark.skipif(
     not processor_suits(), reason="this processor has no fused multiply-add"

@@ -7,9 +7,9 @@ import pytensor
 import pytensor.tensor as pt
 import pytest
 
-from pymc_mpimap.job.block import quiet_function
 from pymc_mpimap.vectormath import ops
 from pymc_mpimap.vectormath.dispatch import processor_suits
+from tests.helpers import quiet_function
 
 pytestmark = pytest.mark.skipif(
     not processor_suits(), reason="this processor has no fused multiply-add"

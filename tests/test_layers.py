@@ -15,7 +15,7 @@ LAYERS = [
     ["data", "local_data", "job"],
     ["map", "pool"],
     ["op"],
-    ["rewriting", "summing", "dispatch"],
+    ["inner_graphs", "rewriting", "summing", "dispatch"],
     ["arguments", "trace", "api", "ode", "draws", "chains", "diagnostics"],
     ["testing", "bench", "__main__", "__init__"],
 ]

@@ -14,10 +14,10 @@ from pytensor.compile.mode import Mode, get_mode
 from pytensor.scan.op import Scan
 from pytensor.tensor.elemwise import Elemwise
 
-from pymc_mpimap.job.block import quiet_function
 from pymc_mpimap.vectormath import functions, ops
 from pymc_mpimap.vectormath.dispatch import cache_key, processor_suits
 from pymc_mpimap.vectormath.rewriting import vectorizing
+from tests.helpers import quiet_function
 
 pytestmark = pytest.mark.skipif(
     not processor_suits(), reason="this processor has no fused multiply-add"

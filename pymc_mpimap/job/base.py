@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
+
+from pytensor.compile.mode import Mode
+from pytensor.graph.fg import FunctionGraph
 
 from pymc_mpimap.signature import Slot
 
@@ -48,6 +51,28 @@ class Job(ABC):
     def operations(self) -> int | None:
         """About how many operations on numbers one job takes; None if that cannot be told."""
         return None
+
+    @property
+    def is_lowered(self) -> bool:
+        """Whether its graphs, if it has any, are rewritten for a backend."""
+        return True
+
+    def lowered(self, mode: Mode | None = None) -> Self:  # noqa: ARG002 # of jobs with graphs
+        """Return the job with its graphs rewritten, for each rank to compile as they are.
+
+        Parameters
+        ----------
+        mode : Mode, optional
+            See `pymc_mpimap.job.lowering.job_mode`. By default PyTensor's own default mode.
+        """
+        return self
+
+    def rewritten(
+        self,
+        rewrite: Callable[[FunctionGraph], object],  # noqa: ARG002 # of jobs with graphs
+    ) -> Self:
+        """Return the job with its graph as `rewrite`, called with it, leaves it."""
+        return self
 
     @abstractmethod
     def compile(self) -> Kernel:

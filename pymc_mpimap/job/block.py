@@ -1,4 +1,4 @@
-"""Compile a traced job for blocks of consecutive jobs.
+"""Traced jobs, made into graphs of blocks of consecutive jobs.
 
 Where every input and output has one shape for all jobs, the graph is vectorized: a block is one
 pass of array operations. Elsewhere (ragged values, Ops that PyTensor cannot vectorize) a compiled
@@ -7,30 +7,29 @@ loop runs over the jobs of the block.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
-from pytensor.compile.mode import Mode, get_default_mode
+from pytensor.compile.mode import Mode
 from pytensor.graph.replace import vectorize_graph
 from pytensor.graph.traversal import applys_between
-from pytensor.link.numba.linker import NumbaLinker
 from pytensor.raise_op import Assert, CheckAndRaise
 from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.job.base import Kernel, Thunk
-from pymc_mpimap.job.linker import BlockLinker, compile_callees, compile_for
+from pymc_mpimap.job.linker import compile_for
+from pymc_mpimap.job.lowering import BlockGraph, lower
 from pymc_mpimap.signature import Slot
-from pymc_mpimap.vectormath.rewriting import has_rows, is_vectorizing, vectorizing
+from pymc_mpimap.vectormath.rewriting import has_rows, is_vectorizing
 
 if TYPE_CHECKING:
     from pymc_mpimap.job.graph import GraphJob
 
-__all__ = ["compile_block", "quiet_function"]
+__all__ = ["block_graph", "compile_block"]
 
 # Blockwise runs any Op in a loop of its own. For these the loop is good code in every backend.
 _VECTORIZED_CORES = (
@@ -46,14 +45,22 @@ _VECTORIZED_CORES = (
 )
 
 
-def compile_block(job: GraphJob) -> Kernel:
-    """Return the kernel of a traced job; see `pymc_mpimap.job.base.Kernel`."""
+def block_graph(job: GraphJob, mode: Mode) -> BlockGraph:
+    """Return the graph of a block of a traced job's jobs, rewritten in one of the modes of jobs.
+
+    Its inputs are the number of jobs and the job's own, as a block has them.
+    """
     n = pt.lscalar("n")
     blocks = [_block_type(slot)(name=f"input_{i}") for i, slot in enumerate(job.inputs)]
-    outputs = _vectorized(job, n, blocks)
+    outputs = _vectorized(job, n, blocks, mode)
     if outputs is None:
         outputs = _looped(job, n, blocks)
-    function = _function([n, *blocks], outputs)
+    return lower([n, *blocks], outputs, mode)
+
+
+def compile_block(block: BlockGraph) -> Kernel:
+    """Return the kernel of a traced job; see `pymc_mpimap.job.base.Kernel`."""
+    function = block.link()
 
     # The compiled code itself, where there is one piece of it: a third of a call's time is saved.
     code = getattr(function.vm, "jit_fn", function)
@@ -66,36 +73,6 @@ def compile_block(job: GraphJob) -> Kernel:
     return kernel
 
 
-def quiet_function(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
-    """Compile a function in PyTensor's default mode, for arrays of exactly the right types.
-
-    Under the numba linker, elementary functions and sums are SIMD code, see
-    `pymc_mpimap.vectormath`.
-    """
-    function = _function(inputs, outputs)
-    compile_callees(getattr(function.vm, "jit_fn", function))
-    return function
-
-
-def _function(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
-    """Return such a function that must not be called before `compile_for` or the like."""
-    mode = vectorizing(get_default_mode())
-    if isinstance(mode.linker, NumbaLinker):
-        mode = Mode(BlockLinker(), mode.provided_optimizer)
-    with warnings.catch_warnings():
-        # An Op without numba code (a JAX function in a job) runs in object mode: slower, right,
-        # and nothing that the user could mend.
-        warnings.filterwarnings("ignore", "Numba will use object mode", UserWarning)
-        function = pytensor.function(
-            list(inputs),
-            list(outputs),
-            mode=mode,
-            on_unused_input="ignore",
-        )
-    function.trust_input = True
-    return function
-
-
 def _block_type(slot: Slot) -> Any:
     """Return the type of an input for a block of any number of jobs."""
     if not slot.per_job:
@@ -105,13 +82,13 @@ def _block_type(slot: Slot) -> Any:
     return TensorType(slot.type.dtype, shape=(None, *slot.type.shape))
 
 
-def _vectorized(job: GraphJob, n: Any, blocks: Sequence[Any]) -> list[Any] | None:
+def _vectorized(job: GraphJob, n: Any, blocks: Sequence[Any], mode: Mode) -> list[Any] | None:
     """Return the block's outputs as array operations, or None where that is not possible."""
     if any(slot.ragged for slot in (*job.inputs, *job.outputs)):
         return None
     cores = [slot.type() for slot in job.inputs]
     results = job.graph.bind(cores)
-    if is_vectorizing(get_default_mode()):
+    if is_vectorizing(mode):
         blocks = [
             has_rows(block, n) if slot.per_job else block
             for block, slot in zip(blocks, job.inputs, strict=True)

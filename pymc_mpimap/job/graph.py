@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any, override
 
+from pytensor.compile.mode import Mode
 from pytensor.gradient import grad, pullback, pushforward
 from pytensor.graph.basic import Variable
-from pytensor.graph.fg import FrozenFunctionGraph
+from pytensor.graph.fg import FrozenFunctionGraph, FunctionGraph
 from pytensor.graph.null_type import NullType
 from pytensor.graph.op import io_connection_pattern
 from pytensor.graph.traversal import ancestors, applys_between
@@ -23,7 +24,8 @@ from pytensor.tensor.shape import Reshape
 from pytensor.tensor.subtensor import AdvancedSubtensor, Subtensor
 
 from pymc_mpimap.job.base import Job, Kernel
-from pymc_mpimap.job.block import compile_block
+from pymc_mpimap.job.block import block_graph, compile_block
+from pymc_mpimap.job.lowering import BlockGraph, default_job_mode
 from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable, total_slot
 
 __all__ = ["GraphJob"]
@@ -50,12 +52,15 @@ class GraphJob(Job):
         In the order of the graph's inputs and outputs.
     label : str
         How messages call it; jobs that are called differently are different.
+    block : BlockGraph, optional
+        The graph of a block of jobs, once it is rewritten for a backend.
     """
 
     graph: FrozenFunctionGraph
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
     label: str = "job"
+    block: BlockGraph | None = None
 
     @classmethod
     def trace(
@@ -99,18 +104,38 @@ class GraphJob(Job):
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.graph, self.inputs, self.outputs, self.label))
+        return hash((self.graph, self.inputs, self.outputs, self.label, self.block))
 
     def __hash__(self) -> int:
         return self._hash
 
     def __getstate__(self) -> dict[str, Any]:
         # Hashes of strings differ from process to process; compiled kernels do not travel.
-        return {name: getattr(self, name) for name in ("graph", "inputs", "outputs", "label")}
+        fields = ("graph", "inputs", "outputs", "label", "block")
+        return {name: getattr(self, name) for name in fields}
+
+    @property
+    @override
+    def is_lowered(self) -> bool:
+        return self.block is not None
+
+    @override
+    def lowered(self, mode: Mode | None = None) -> GraphJob:
+        if self.is_lowered:
+            return self
+        return replace(self, block=block_graph(self, mode or default_job_mode()))
 
     @override
     def compile(self) -> Kernel:
-        return compile_block(self)
+        block = self.lowered().block
+        assert block is not None
+        return compile_block(block)
+
+    @override
+    def rewritten(self, rewrite: Callable[[FunctionGraph], object]) -> GraphJob:
+        fgraph = self.graph.unfreeze()
+        rewrite(fgraph)
+        return self.trace(fgraph.inputs, fgraph.outputs, self.inputs, self.outputs, self.label)
 
     @override
     def connection(self) -> list[list[bool]]:
@@ -249,12 +274,18 @@ def _checked(gradients: list[Any], results: Sequence[Variable]) -> list[Any]:
     """Let a job's checks hold for its derivatives too, which do not pass through them.
 
     A proposal that is rejected must have a zero gradient, whichever of value and gradient is
-    evaluated first.
+    evaluated first. Where PyMC gives -inf in place of a check, nothing is rejected: as in a model
+    without maps, the derivative is that of the formula.
     """
     for node in applys_between([], results):
-        if isinstance(node.op, CheckAndRaise):
+        if isinstance(node.op, CheckAndRaise) and not _gives_ninf(node.op):
             gradients = [node.op(gradient, *node.inputs[1:]) for gradient in gradients]
     return gradients
+
+
+def _gives_ninf(check: CheckAndRaise) -> bool:
+    """Return whether PyMC may replace this check by -inf when it compiles a model."""
+    return bool(getattr(check, "can_be_replaced_by_ninf", False))
 
 
 def _as_type(variable: Any, slot: Slot) -> Any:

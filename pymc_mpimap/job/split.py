@@ -8,18 +8,19 @@ shared part and the rest are kept on the rank.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, override
 
 import numpy as np
+from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Variable
 from pytensor.graph.fg import FrozenFunctionGraph
 from pytensor.graph.traversal import ancestors, applys_between
 
 from pymc_mpimap.job.base import Job, Kernel
-from pymc_mpimap.job.block import quiet_function
 from pymc_mpimap.job.graph import GraphJob
 from pymc_mpimap.job.loop import one_by_one
+from pymc_mpimap.job.lowering import BlockGraph, default_job_mode, lower
 from pymc_mpimap.job.memory import Memory
 from pymc_mpimap.signature import Slot
 
@@ -43,6 +44,8 @@ class SplitJob(Job):
     first : bool
         Which of the two it is.
     memory : Memory
+    blocks : tuple of BlockGraph
+        `whole`, and for the second job `common`, once they are rewritten for a backend.
     """
 
     base: GraphJob
@@ -50,6 +53,7 @@ class SplitJob(Job):
     whole: FrozenFunctionGraph
     first: bool
     memory: Memory
+    blocks: tuple[BlockGraph, ...] = ()
 
     @property
     @override
@@ -71,10 +75,23 @@ class SplitJob(Job):
     def cheap(self) -> bool:
         return self.base.cheap
 
+    @property
+    @override
+    def is_lowered(self) -> bool:
+        return bool(self.blocks)
+
+    @override
+    def lowered(self, mode: Mode | None = None) -> SplitJob:
+        if self.is_lowered:
+            return self
+        graphs = (self.whole,) if self.first else (self.whole, self.common)
+        mode = mode or default_job_mode()
+        return replace(self, blocks=tuple(_lowered(graph, mode) for graph in graphs))
+
     @override
     def compile(self) -> Kernel:
-        whole = _compiled(self.whole)
-        common = None if self.first else _compiled(self.common)
+        whole, *rest = (block.function() for block in self.lowered().blocks)
+        common = rest[0] if rest else None
         n_outputs = len(self.outputs)
 
         def one(j: int, values: Sequence[Any]) -> Sequence[np.ndarray]:
@@ -127,9 +144,9 @@ class SplitJob(Job):
         return None
 
 
-def _compiled(graph: FrozenFunctionGraph) -> Any:
+def _lowered(graph: FrozenFunctionGraph, mode: Mode) -> BlockGraph:
     thawed = graph.unfreeze()
-    return quiet_function(thawed.inputs, thawed.outputs)
+    return lower(thawed.inputs, thawed.outputs, mode)
 
 
 def common_work(

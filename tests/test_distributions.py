@@ -1,0 +1,67 @@
+"""A job's log-probability is PyMC's, wherever parameters and values are: it never raises."""
+
+import numpy as np
+import pymc as pm
+import pymc.distributions
+import pytensor
+import pytensor.tensor as pt
+import pytest
+from pymc.pytensorf import rewrite_pregrad
+from pytensor.graph.null_type import NullType
+
+from pymc_mpimap import JobError, map_rect
+from tests.distributions import CASES, WITHOUT_LOGP
+
+N = 2
+
+
+def test_every_distribution_is_tried_or_has_no_log_probability():
+    tried = {name.split(",")[0] for name in CASES} | set(WITHOUT_LOGP)
+    assert [name for name in pymc.distributions.__all__ if name not in tried] == []
+
+
+def compiled(total, inputs, has_gradient):
+    """Compile as PyMC compiles a model: the value, and its gradient where there is one."""
+    total = rewrite_pregrad(total)
+    smooth = [v for v in inputs if has_gradient and v.type.dtype == "float64"]
+    gradients = pt.grad(total, smooth, disconnected_inputs="ignore", null_gradients="return")
+    known = [g for g in gradients if not isinstance(g.type, NullType)]
+    return pm.compile(inputs, [total, *known], on_unused_input="ignore"), len(known)
+
+
+def inputs_of(case):
+    valid = case.points()[0]
+    return {name: pt.as_tensor(value).type(name=name) for name, value in valid.items()}
+
+
+def check(name):
+    case = CASES[name]
+    inputs = inputs_of(case)
+    variables, has_gradient = list(inputs.values()), case.has_gradient
+    plain, n_plain = compiled(N * case.logp(inputs), variables, has_gradient)
+    output = map_rect(lambda values, _job: case.logp(values), inputs, N)
+    mapped, n_mapped = compiled(output.sum(), variables, has_gradient)
+    assert n_plain == n_mapped
+    for point in case.points():
+        try:
+            value, *gradient = plain(*point.values())
+        except (ValueError, RuntimeError):  # SciPy refuses NaN; a package may be missing.
+            with pytest.raises(JobError):
+                mapped(*point.values())
+            continue
+        its_value, *its_gradient = mapped(*point.values())
+        np.testing.assert_allclose(its_value, value, rtol=1e-12, err_msg=f"{name} at {point}")
+        for own, expected in zip(its_gradient, gradient, strict=True):
+            finite = np.isfinite(expected)
+            np.testing.assert_allclose(
+                np.asarray(own)[finite], expected[finite], rtol=1e-9, atol=1e-300,
+                err_msg=f"gradient of {name} at {point}",
+            )  # fmt: skip
+
+
+# What PyMC's own functions warn of.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::FutureWarning")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_jobs_log_probability_is_that_of_pymc(name):
+    check(name)
