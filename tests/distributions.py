@@ -1,4 +1,4 @@
-"""Every distribution of PyMC's, with parameters and values that are valid, on the border and not."""
+"""PyMC's distributions, with parameters and values that are valid, on the border and invalid."""
 
 from __future__ import annotations
 
@@ -233,7 +233,9 @@ CASES: dict[str, Case] = {
     ),
     "Pareto": Case(pm.Pareto.dist, (2.0, 0.0, 1.3, NAN, INF), {"alpha": POSITIVE, "m": POSITIVE}),
     "Poisson": Case(pm.Poisson.dist, NUMBER, {"mu": (*POSITIVE, -1e-9)}),
-    "PolyaGamma": Case(pm.PolyaGamma.dist, HALF_LINE, {"h": POSITIVE, "z": REAL}, has_gradient=False),
+    "PolyaGamma": Case(
+        pm.PolyaGamma.dist, HALF_LINE, {"h": POSITIVE, "z": REAL}, has_gradient=False
+    ),
     "RandomWalk": Case(_walk, SHORT_PATH, LOCATION),
     "MvGaussianRandomWalk": Case(
         lambda mu, cov: pm.MvGaussianRandomWalk.dist(

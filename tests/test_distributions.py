@@ -3,7 +3,6 @@
 import numpy as np
 import pymc as pm
 import pymc.distributions
-import pytensor
 import pytensor.tensor as pt
 import pytest
 from pymc.pytensorf import rewrite_pregrad
@@ -65,3 +64,45 @@ def check(name):
 @pytest.mark.parametrize("name", CASES)
 def test_a_jobs_log_probability_is_that_of_pymc(name):
     check(name)
+
+
+Y = np.array([[3, 5, 2], [0, 1, 4]])
+
+
+def counts(mapped, check_bounds):
+    with pm.Model(check_bounds=check_bounds) as model:
+        a = pm.Normal("a")
+
+        def job(a, _j, y):
+            return pm.logp(pm.Poisson.dist(a), y).sum()
+
+        pm.Potential("y", map_rect(job, a, 2, Y).sum() if mapped else job(a, None, Y))
+    return model
+
+
+@pytest.mark.parametrize("check_bounds", [True, False])
+@pytest.mark.parametrize("a", [1.3, 0.0, -1e-9, -2.0, np.nan, np.inf, -np.inf])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_model_says_whether_parameters_are_checked(check_bounds, a):
+    mapped, plain = counts(True, check_bounds), counts(False, check_bounds)
+    point = {"a": np.array(a)}
+    for function in ("compile_logp", "compile_dlogp"):
+        result, expected = (getattr(model, function)()(point) for model in (mapped, plain))
+        np.testing.assert_allclose(result, expected, rtol=1e-12)
+    if a == -1e-9:
+        assert np.isneginf(mapped.compile_logp()(point)) == check_bounds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["pymc", "nutpie"])
+def test_samplers_reject_what_is_out_of_range(sampler):
+    """Half of the prior's mass is where the rate of a count is negative."""
+    with counts(True, True):
+        idata = pm.sample(
+            100, tune=200, chains=1, nuts_sampler=sampler, progressbar=False, random_seed=1,
+            compute_convergence_checks=False, initvals={"a": 1.0},
+        )  # fmt: skip
+    draws = idata.posterior["a"].values
+    assert draws.size == 100
+    assert (draws > 0).all()
+    assert np.unique(draws).size > 50
