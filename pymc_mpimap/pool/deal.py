@@ -11,6 +11,7 @@ import numpy as np
 
 from pymc_mpimap.local_data import LocalData
 from pymc_mpimap.pool.balance import Balance
+from pymc_mpimap.pool.dependencies import Dependencies
 from pymc_mpimap.pool.parcel import Key, keys_of
 from pymc_mpimap.pool.portrait import loaded_sources
 from pymc_mpimap.pool.program import Program
@@ -147,7 +148,18 @@ class Deal:
     def _define(self, mine: Sequence[Share]) -> Define:
         owned = tuple(share.map.owned(share.first, share.last) for share in mine)
         program = replace(self.program, maps=owned)
-        return Define(self.number, program, _runs(mine), current_settings(), loaded_sources())
+        return Define(
+            self.number,
+            program,
+            _runs(mine),
+            current_settings(),
+            loaded_sources(),
+            self._dependencies,
+        )
+
+    @cached_property
+    def _dependencies(self) -> Dependencies:
+        return Dependencies.of(self.program.maps)
 
     def _transfer(self, before: Sequence[Share], mine: Sequence[Share]) -> Transfer:
         data = tuple(gained(old, new) for old, new in zip(before, mine, strict=True))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from types import FunctionType
 from typing import Any, override
 
 import cloudpickle
 import numpy as np
+from pytensor.graph.op import Op
 
 from pymc_mpimap.data import JobData
 from pymc_mpimap.errors import PoolError
@@ -45,6 +48,26 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # it has no types
         if isinstance(obj, JobData | Local) and obj.key in self._known:
             return obj.key
         return None
+
+    @override
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type) and issubclass(obj, Op) and obj.__module__ == "__main__":
+            return _op_type, (obj.__qualname__, cloudpickle.dumps(obj))
+        return super().reducer_override(obj)
+
+
+def _op_type(name: str, pickled: bytes) -> Any:
+    """Return a type of Op that was defined in the script: this rank's own, if it is the same.
+
+    What computes it is registered for the type that each rank defined when it ran the script.
+    """
+    sent = pickle.loads(pickled)
+    own = getattr(sys.modules["__main__"], name, None)
+    return own if isinstance(own, type) and _methods(own) == _methods(sent) else sent
+
+
+def _methods(kind: type) -> dict[str, Any]:
+    return {n: v.__code__ for n, v in vars(kind).items() if isinstance(v, FunctionType)}
 
 
 class _Unpickler(pickle.Unpickler):

@@ -28,7 +28,9 @@ class Part:
     def __init__(self, define: Define, comm: Any, rank: int):
         apply_settings(define.settings)
         # What came by name was imported here: later, perhaps, than when the ranks met.
-        check_sources(define.sources, loaded_sources(), f"rank {rank} on {socket.gethostname()}")
+        here = f"rank {rank} on {socket.gethostname()}"
+        check_sources(define.sources, loaded_sources(), here)
+        define.dependencies.check(define.program.maps, define.sources, here)
         self.comm, self.rank = comm, rank
         self.program = define.program
         self.shares = [

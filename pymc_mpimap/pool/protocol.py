@@ -102,6 +102,8 @@ class Define:
         PyTensor's configuration where it changes the compiled code.
     sources : dict
         Digests of the user's own modules, see `pymc_mpimap.pool.portrait.loaded_sources`.
+    dependencies : Dependencies
+        Code and values that the program depends on and does not contain.
     """
 
     number: int
@@ -109,6 +111,7 @@ class Define:
     runs: tuple[tuple[int, int], ...]
     settings: dict[str, Any]
     sources: dict[str, tuple[str, str]]
+    dependencies: Any
 
 
 Parts = tuple[tuple[str, tuple[int, ...]], ...]

@@ -1,10 +1,11 @@
-"""PyTensor's configuration where it changes compiled code: the same on all ranks."""
+"""Settings of libraries where they change what is computed: the same on all ranks."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
+import numpy as np
 from pytensor.configdefaults import config
 
 __all__ = ["apply_settings", "current_settings", "fixed_settings"]
@@ -40,8 +41,9 @@ _FIXED = (
 
 
 def current_settings() -> dict[str, Any]:
-    """Return PyTensor's configuration where it changes compiled code, for the workers."""
+    """Return PyTensor's settings where they change compiled code, and NumPy's for errors."""
     settings = {name: getattr(config, name) for name in _SENT}
+    settings["numpy_errors"] = np.geterr()
     if "jax" in sys.modules:
         settings["jax_enable_x64"] = sys.modules["jax"].config.jax_enable_x64
     return settings
@@ -53,11 +55,13 @@ def fixed_settings() -> dict[str, str]:
 
 
 def apply_settings(settings: dict[str, Any]) -> None:
-    """Configure PyTensor (and JAX, where it is in use) as on the controller."""
+    """Configure PyTensor, NumPy (and JAX, where it is in use) as on the controller."""
     for name, value in settings.items():
         if name == "jax_enable_x64":
             import jax
 
             jax.config.update(name, value)
+        elif name == "numpy_errors":
+            np.seterr(**value)
         elif getattr(config, name) != value:
             setattr(config, name, value)
