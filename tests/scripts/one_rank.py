@@ -31,8 +31,8 @@ def same_bits(build, *, mode="FAST_COMPILE"):
     """Evaluate on all ranks and on one, and say whether all bits are equal."""
     with pytensor.config.change_flags(mode=mode):
         theta = pt.dscalar("theta")
-        value = build(theta).sum()
-        function = pytensor.function([theta], [value, pt.grad(value, theta)])
+        values = build(theta)
+        function = pytensor.function([theta], [values, pt.grad(values.sum(), theta)])
         everywhere = function(0.7)
         with mpimap.SerialPool():
             here = function(0.7)
