@@ -69,7 +69,8 @@ def map_rect(
         Each job's own data (Stan's names for real and integer data; here any of the two takes
         both): an array, tensor or ``pm.Data`` with one row a job; a list with one array a job,
         which may differ in size; for numeric jobs a list of any picklable objects; or
-        ``local(load)`` for data that each rank loads for its own jobs.
+        ``local(load)`` for data that each rank loads for its own jobs. See the notes for what
+        may stand for an array.
     name : str, optional
         How messages call the job; the function's own name by default.
     on_error : {"raise", "reject"}
@@ -102,6 +103,14 @@ def map_rect(
     -----
     The semantics are those of Stan's ``map_rect(f, phi, theta, x_r, x_i)`` [1]_, with `theta`
     for ``phi`` and `jobs` for ``theta``, less the packing into rectangles.
+
+    An array may also be a series or frame of pandas, polars or Arrow, a labelled array of xarray,
+    nested lists of numbers, or what else converts to NumPy: the job gets its numbers alone, as
+    NumPy's own arrays, without labels. NaN stays NaN. Half precision, long double and the other
+    order of bytes become native float64; `MapRectWarning` says where digits are lost. What means
+    more than its numbers is refused: masked values, missing ones (None, NA, null, NaT), units,
+    dates, complex numbers. A list for a numeric job with entries that are no arrays of numbers,
+    masked arrays for example, is a list of objects, and each job gets its own just as it is.
 
     References
     ----------

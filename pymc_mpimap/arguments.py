@@ -14,11 +14,15 @@ from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.type import TensorType
 
+from pymc_mpimap.casts import exactly
 from pymc_mpimap.data import JobData, ObjectData, PackedData, SharedData, StackedData
 from pymc_mpimap.errors import InputError
 from pymc_mpimap.local_data import Local, LocalData
+from pymc_mpimap.reals import has_variables, real_array, real_numbers, real_tensor
+from pymc_mpimap.refusal import NotRealError
 from pymc_mpimap.signature import ObjectType
 from pymc_mpimap.structure import LEAF, NOTHING, Structure, flatten
+from pymc_mpimap.tables import opened
 
 __all__ = ["Argument", "Leaf", "number_of_jobs", "per_job_argument", "shared_argument"]
 
@@ -69,10 +73,10 @@ def shared_argument(name: str, value: Any) -> Argument:
 
 
 def _shared_leaf(name: str, value: Any) -> Leaf:
-    if not _has_variables(value):
-        array = _numeric_array(name, value, "a tensor, or a dict or tuple of tensors")
+    if not has_variables(value):
+        array = real_array(value, name)
         return Leaf(name, TensorType(array.dtype, array.shape), False, SharedData(array))
-    variable = pt.as_tensor_variable(value)
+    variable = real_tensor(value, name)
     return Leaf(name, variable.type, False, variable)
 
 
@@ -102,36 +106,36 @@ def per_job_argument(name: str, value: Any, traced: bool) -> Argument:
     return Argument(name, structure, tuple(leaves))
 
 
-def _has_variables(value: Any) -> bool:
-    if isinstance(value, Variable):
-        return True
-    return isinstance(value, (list, tuple)) and any(_has_variables(item) for item in value)
-
-
-def _numeric_array(name: str, value: Any, wanted: str) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        array = np.empty(0, dtype=object)
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{name} should be {wanted}, not {type(value).__name__} {value!r:.60}")
-    return array
-
-
 def _per_job_leaf(name: str, value: Any, traced: bool) -> Leaf:
     if isinstance(value, Variable):
-        return _stacked_variable(name, pt.as_tensor_variable(value))
-    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.dtype == object):
-        return _listed(name, list(value), traced)
-    if np.ndim(value) == 0:
+        return _stacked_variable(name, real_tensor(value, name))
+    items = _entries(value)
+    if items is not None:
+        return _listed(name, items, traced)
+    array = real_array(value, name, rows_are_jobs=True)
+    if array.ndim == 0:
         raise InputError(
             f"{name} is the single value {value!r:.60}, but must have one entry a job: an array "
             "with one row a job or a list. What all jobs share belongs in theta or in the closure "
             "of f"
         )
-    array = _numeric_array(name, value, "numbers, one row a job, or a list with one entry a job")
     core = TensorType(array.dtype, array.shape[1:])
     return Leaf(name, core, True, StackedData(array), n_jobs=len(array))
+
+
+def _entries(value: Any) -> list[Any] | None:
+    """Return the entries of what is a list of one entry a job; None for arrays."""
+    if isinstance(value, list):
+        return value
+    table = opened(value)
+    if table is not None and not table.framed and table.columns[0].label is None:
+        missing = table.columns[0].missing
+        value = table.columns[0].values if missing is None or not missing.any() else None
+    if isinstance(value, list):
+        return value
+    if type(value) is np.ndarray and value.dtype == object and value.ndim > 0:
+        return list(value)
+    return None
 
 
 def _stacked_variable(name: str, variable: Any) -> Leaf:
@@ -161,41 +165,58 @@ def _is_data(variable: Variable) -> bool:
 
 def _listed(name: str, items: list[Any], traced: bool) -> Leaf:
     """Return the leaf of a list with one entry a job."""
-    if any(isinstance(item, Variable) for item in items):
-        return _listed_variables(name, [pt.as_tensor_variable(item) for item in items])
-    arrays = [_array_or_none(item) for item in items]
-    if any(array is None for array in arrays):
-        if traced:
-            j = next(j for j, array in enumerate(arrays) if array is None)
-            raise InputError(
-                f"{name}[{j}] is {type(items[j]).__name__} {items[j]!r:.60}; a traced job takes "
-                "numbers only. Mark f with @numeric_job to work on Python objects, and give a "
-                "dict of lists rather than a list of dicts"
-            )
+    if any(has_variables(item) for item in items):
+        return _listed_variables(
+            name, [real_tensor(item, f"{name}[{j}]") for j, item in enumerate(items)]
+        )
+    arrays = _arrays_of_jobs(name, items, traced)
+    if arrays is None:
         return Leaf(name, ObjectType(), True, ObjectData(items), n_jobs=len(items))
-    present = [array for array in arrays if array is not None]
-    _check_same_ndim(name, [array.ndim for array in present])
-    dtype = np.result_type(*present) if present else np.dtype(float)
-    if len({array.shape for array in present}) <= 1:
-        stack = np.array(present, dtype=dtype)
+    _check_same_ndim(name, [array.ndim for array in arrays])
+    dtype = np.result_type(*arrays) if arrays else np.dtype(float)
+    try:
+        arrays = [exactly(array, dtype, name) for array in arrays]
+    except NotRealError as error:
+        raise error.refusal() from None
+    if len({array.shape for array in arrays}) <= 1:
+        stack = np.array(arrays, dtype=dtype)
         return Leaf(
             name, TensorType(dtype, stack.shape[1:]), True, StackedData(stack), n_jobs=len(items)
         )
-    core = TensorType(dtype, _common_shape([array.shape for array in present]))
-    shapes = np.array([array.shape for array in present], dtype=np.int64)
-    flat = np.concatenate([array.astype(dtype).ravel() for array in present])
+    core = TensorType(dtype, _common_shape([array.shape for array in arrays]))
+    shapes = np.array([array.shape for array in arrays], dtype=np.int64)
+    flat = np.concatenate([array.ravel() for array in arrays])
     return Leaf(name, core, True, PackedData(flat, shapes), StackedData(shapes), len(items))
 
 
-def _array_or_none(item: Any) -> np.ndarray | None:
-    """Return an entry of a list as numbers, or None if it is another object."""
-    if isinstance(item, (str, bytes, dict)) or item is None:
-        return None
-    try:
-        array = np.asarray(item)
-    except (ValueError, TypeError):
-        return None
-    return array if array.dtype.kind in "biuf" else None
+def _arrays_of_jobs(name: str, items: Sequence[Any], traced: bool) -> list[np.ndarray] | None:
+    """Return the entries of a list as arrays, or None if a numeric job gets them as they are."""
+    arrays, errors = [], []
+    for j, item in enumerate(items):
+        try:
+            arrays.append(real_numbers(item, name, strict=not traced))
+        except NotRealError as error:
+            error.path = (j, *error.path)
+            if traced:
+                raise _not_traced(error, isinstance(item, dict)) from error.__cause__
+            errors.append(error)
+    # One group's missing value must not make other objects of all groups, whose sums leave it out.
+    if errors and all(error.missing for error in errors):
+        raise errors[0].refusal(rows_are_jobs=True)
+    return None if errors else arrays
+
+
+def _not_traced(error: NotRealError, is_dict: bool) -> InputError:
+    refusal = error.refusal(rows_are_jobs=True)
+    if not is_dict:
+        return InputError(
+            f"{refusal}. A traced job takes numbers only; mark f with @numeric_job to work on "
+            "Python objects"
+        )
+    return InputError(
+        f"{refusal}. Give a dict of lists rather than a list of dicts; a traced job takes "
+        "numbers only, and one marked with @numeric_job any object"
+    )
 
 
 def _check_same_ndim(name: str, ndims: Sequence[int]) -> None:
@@ -239,7 +260,7 @@ def _local_argument(name: str, value: Local, traced: bool) -> Argument:
     pairs, structure = flatten(example, name)
     leaves = []
     for position, (label, leaf) in enumerate(pairs):
-        array = _numeric_array(label, leaf, "an array (of what load(job_id) returns)")
+        array = real_array(leaf, f"{label}, as load(job_id) returns it,")
         kind = TensorType(array.dtype, (None,) * array.ndim)
         values = LocalData(value, position, structure, kind=kind, name=name)
         shapes = LocalData(value, position, structure, kind=kind, shapes=True, name=name)

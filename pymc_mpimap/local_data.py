@@ -7,8 +7,11 @@ from typing import Any, Self, override
 
 import numpy as np
 
+from pymc_mpimap.casts import exactly
 from pymc_mpimap.data import JobData, object_digest
 from pymc_mpimap.errors import InputError
+from pymc_mpimap.reals import real_array
+from pymc_mpimap.refusal import NotRealError
 from pymc_mpimap.structure import Structure, flatten
 
 __all__ = ["Local", "LocalData", "local"]
@@ -160,7 +163,7 @@ class LocalData(JobData):
                 f"{self.structure}; every job's data must have the same dicts and tuples"
             )
         label, value = leaves[self.leaf or 0]
-        array = np.asarray(value)
+        array = real_array(value, f"{label}, as load({job}) returned it,")
         if array.ndim != self.type.ndim or not np.can_cast(
             array.dtype, self.type.dtype, "same_kind"
         ):
@@ -168,4 +171,9 @@ class LocalData(JobData):
                 f"{label}: load({job}) returned {array.dtype} of {array.ndim} dimensions where "
                 f"{self.type.dtype} of {self.type.ndim} were expected from job 0 (or like=)"
             )
-        return array.astype(self.type.dtype, copy=False)
+        try:
+            return exactly(array, self.type.dtype, f"{label}, as load(job_id) returns it")
+        except NotRealError as error:
+            raise InputError(
+                f"{label}: load({job}) returned {error.found}; the type is that of job 0 (or like=)"
+            ) from None

@@ -19,6 +19,7 @@ from pymc_mpimap.job.base import Job
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.current import current_pool
 from pymc_mpimap.pool.program import Program
+from pymc_mpimap.reals import real_array
 
 __all__ = ["MapRectOp"]
 
@@ -281,11 +282,27 @@ def apply_map(m: Map, inputs: Sequence[Variable]) -> list[Variable]:
     return MapRectOp.of(pruned).make_node(*(inputs[k] for k in positions)).outputs
 
 
+def _plain(op: MapRectOp, position: int, value: Any) -> np.ndarray:
+    """Return an input as an array in C order; what `set_data` is given may have a mask."""
+    if isinstance(value, np.ma.MaskedArray):
+        names = {
+            m.job.inputs[i].name
+            for m, route in zip(op.maps, op.routes, strict=True)
+            for i, k in zip(m.from_graph, route, strict=True)
+            if k == position
+        }
+        value = real_array(value, f"{op}: the value of {' and '.join(sorted(names))}")
+    return np.asarray(value, order="C")
+
+
 def evaluate_op(op: MapRectOp, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Evaluate an Op's maps on arrays, through the pool in force."""
     pool = current_pool()
     # Ranks get copies in C order: the controller must compute with the same, to the last bit.
-    arrays = [x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in inputs]
+    arrays = [
+        x if type(x) is np.ndarray and x.flags.c_contiguous else _plain(op, k, x)
+        for k, x in enumerate(inputs)
+    ]
     try:
         return pool.evaluate(op.program, arrays)
     except Exception as error:

@@ -16,8 +16,9 @@ from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.data import JobData, SharedData
 from pymc_mpimap.errors import InputError
+from pymc_mpimap.reals import real_array, real_tensor
 
-__all__ = ["Trace", "closure", "trace"]
+__all__ = ["Trace", "closure", "refuse_constants", "trace"]
 
 # Smaller constants stay in the graph, where the compiler can use their values; larger ones
 # become data, so that compiled code can be cached and they are sent apart from it.
@@ -70,6 +71,7 @@ def trace(
         inner.name = variable.name
         replacements[variable] = inner
         lifted.append((inner, variable))
+    refuse_constants(name, output)
     for constant in _large_constants(output):
         inner = TensorType(constant.type.dtype, constant.data.shape)()
         replacements[constant] = inner
@@ -86,7 +88,7 @@ def _as_output(name: str, returned: Any) -> Any:
             "vector. Mark f with @numeric_job if it returns (value, d_theta, d_job)"
         )
     try:
-        output = pt.as_tensor_variable(returned)
+        output = real_tensor(returned, "it")
     except Exception as error:
         raise InputError(
             f"{name} returned {type(returned).__name__}, which is no tensor: {error}"
@@ -174,6 +176,14 @@ def _refuse_randomness(
                 "number of ranks. Make the random variable outside of the function and use it "
                 "there (a closure), or pass it as theta or jobs"
             )
+
+
+def refuse_constants(name: str, output: Variable) -> None:
+    """Refuse arrays of the closure that mean more than their numbers: PyTensor takes some."""
+    for v in ancestors([output]):
+        if isinstance(v, Constant) and isinstance(v.type, TensorType):
+            real = v.data.real  # Complex constants are the user's own.
+            real_array(real, f"an array that {name} uses")
 
 
 def _reaches(variable: Variable, inputs: Sequence[Variable]) -> bool:

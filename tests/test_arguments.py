@@ -124,7 +124,7 @@ BAD = {
     ),
     "missing entry": (
         lambda: map_rect(f, THETA, OWN, [ROWS[0], ROWS[1], None, ROWS[2]]),
-        ["x_r[2] is NoneType None"],
+        ["x_r[2] is None (job 2)", "Leave missing values out"],
     ),
     "mixed dimensions": (
         lambda: map_rect(f, THETA, OWN, [ROWS[0], ROWS[1], ROWS, ROWS[2]]),
@@ -134,10 +134,10 @@ BAD = {
         lambda: map_rect(f, THETA, [pt.dvector(), pt.dscalar()]),
         ["jobs[1] has 0 dimensions", "jobs[0] has 1"],
     ),
-    "theta": (lambda: map_rect(f, Opaque(), OWN), ["theta should be a tensor", "<opaque>"]),
+    "theta": (lambda: map_rect(f, Opaque(), OWN), ["theta is Opaque <opaque>", "Give numbers"]),
     "entry of theta": (
         lambda: map_rect(f, {"a": (THETA, "b")}, OWN),
-        ["theta['a'][1] should be a tensor", "'b'"],
+        ["theta['a'][1] is str 'b'", "Give numbers"],
     ),
     # Functions.
     "no function": (lambda: map_rect(3, THETA, OWN), ["f is no function", "int"]),
@@ -199,7 +199,7 @@ BAD = {
     ),
     "local of objects": (
         lambda: map_rect(f, THETA, OWN, local(lambda job_id: {"a": "text"})),
-        ["x_r['a'] should be an array", "'text'"],
+        ["x_r['a'], as load(job_id) returns it, is str 'text'"],
     ),
     "local without a function": (lambda: local(3), ["local(load)", "not 3"]),
     "local alone": (

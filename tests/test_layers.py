@@ -11,7 +11,20 @@ import pymc_mpimap
 
 PACKAGE = Path(pymc_mpimap.__file__).parent
 LAYERS = [
-    ["version", "errors", "structure", "signature", "blocks", "tally", "native", "vectormath"],
+    [
+        "version",
+        "errors",
+        "refusal",
+        "casts",
+        "tables",
+        "reals",
+        "structure",
+        "signature",
+        "blocks",
+        "tally",
+        "native",
+        "vectormath",
+    ],
     ["data", "local_data", "job"],
     ["map", "pool"],
     ["op"],

@@ -197,6 +197,10 @@ def numeric_job(
             f"numeric_job(derivatives={derivatives!r}): give 'returned', 'complex-step', "
             "FiniteDifferences(step=...), a function that returns (d_theta, d_job), or None"
         )
+    if length is not None and not callable(length) and not isinstance(length, (int, np.integer)):
+        raise InputError(
+            f"numeric_job(length={length!r}): give a whole number, a function, or None for a scalar"
+        )
     if isinstance(length, (int, np.integer)) and length < 0:
         raise InputError(f"numeric_job(length={length}): a length cannot be negative")
     for name in without:

@@ -13,6 +13,8 @@ from pymc_mpimap.job.base import Kernel
 from pymc_mpimap.job.derivatives import FiniteDifferences
 from pymc_mpimap.job.loop import one_by_one
 from pymc_mpimap.job.terms import Call, Pullback, Term, Value
+from pymc_mpimap.reals import real_numbers
+from pymc_mpimap.refusal import NotRealError
 
 if TYPE_CHECKING:
     from pymc_mpimap.job.numeric import NumericJob
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["compile_numeric"]
 
 COMPLEX_STEP = 1e-30
-
-_REAL = "biuf"
-"""NumPy's kinds of numbers that are taken as they are: others lose something, or mean nothing."""
 
 
 class Evaluation:
@@ -104,8 +103,7 @@ def _evaluator(
                 gradients = _by_steps(job, needed, values, value, value_at)
         if job.memory is not None:
             job.memory.keep(j, values, copy.deepcopy((value, gradients)))
-        array = np.asarray(value)
-        _check_value(job, array)
+        array = _checked_value(job, value)
         return Evaluation(array, _chosen(job, values, array, gradients, wanted))
 
     return evaluate
@@ -139,13 +137,8 @@ def _leaves(call: Call, parts: Sequence[Any], where: str) -> list[Any]:
     ]
 
 
-def _check_value(job: NumericJob, value: np.ndarray) -> None:
-    if value.dtype.kind not in _REAL:
-        what = "None" if value.shape == () and value.item() is None else f"dtype {value.dtype}"
-        raise TypeError(
-            f"{job.name} returned {what} as its value; it should be "
-            f"{'a real number' if job.function.length is None else 'real numbers'}"
-        )
+def _checked_value(job: NumericJob, returned: Any) -> np.ndarray:
+    value = _real_value(job, returned)
     ndim = 0 if job.function.length is None else 1
     if value.ndim != ndim:
         hint = (
@@ -159,6 +152,17 @@ def _check_value(job: NumericJob, value: np.ndarray) -> None:
             f"{job.name} returned {len(value)} values, but numeric_job(length="
             f"{job.function.length}) says otherwise"
         )
+    return value
+
+
+def _real_value(job: NumericJob, returned: Any) -> np.ndarray:
+    try:
+        return real_numbers(returned, "the value", quiet=True)
+    except NotRealError as error:
+        wanted = "a real number" if job.function.length is None else "real numbers"
+        raise TypeError(
+            f"{job.name} returned {error.found} as its value; it should be {wanted}"
+        ) from error
 
 
 def _chosen(
@@ -181,12 +185,13 @@ def _chosen(
                 f"{job.name} returned no derivative with respect to {name}. If it never does, say "
                 f"so with numeric_job(without=[{name!r}])"
             )
-        array = np.asarray(by_input[i])
-        if array.dtype.kind not in _REAL:
+        try:
+            array = real_numbers(by_input[i], name, quiet=True)
+        except NotRealError as error:
             raise TypeError(
-                f"{job.name} returned a derivative with respect to {name} of dtype {array.dtype}; "
-                "it should be real"
-            )
+                f"{job.name} returned {error.found} as the derivative with respect to {name}; it "
+                f"should be real numbers"
+            ) from error
         shape = (*value.shape, *np.shape(values[i]))
         if array.shape != shape:
             raise ValueError(
@@ -222,7 +227,9 @@ def _by_steps(
         if i not in needed:
             return None
         if isinstance(how, FiniteDifferences):
-            return _differences(values, i, value, value_at, how.step)
+            return _differences(
+                values, i, value, lambda point: _real_value(job, value_at(point)), how.step
+            )
         return _complex_step(job, values, i, value, value_at)
 
     return [derivative(i) for i in job.call.parameters]
@@ -236,7 +243,7 @@ def _differences(
     values: Sequence[Any],
     i: int,
     value: Any,
-    value_at: Callable[[Sequence[Any]], Any],
+    value_at: Callable[[Sequence[Any]], np.ndarray],
     step: float,
 ) -> np.ndarray:
     parameter = np.asarray(values[i], dtype=float)
@@ -246,9 +253,7 @@ def _differences(
         high, low = parameter.copy(), parameter.copy()
         high.flat[k] += h
         low.flat[k] -= h
-        rise = np.asarray(value_at(_with(values, i, high[()]))) - value_at(
-            _with(values, i, low[()])
-        )
+        rise = value_at(_with(values, i, high[()])) - value_at(_with(values, i, low[()]))
         # Divided by the step that was really taken, which rounding makes differ from 2h.
         derivative[..., k] = rise / (high.flat[k] - low.flat[k])
     return derivative.reshape((*np.shape(value), *parameter.shape))
@@ -266,7 +271,11 @@ def _complex_step(
     for k in range(parameter.size):
         shifted = parameter.astype(complex)
         shifted.flat[k] += 1j * COMPLEX_STEP
-        result = np.asarray(value_at(_with(values, i, shifted[()])))
+        try:
+            returned = value_at(_with(values, i, shifted[()]))
+            result = real_numbers(returned, "the value", quiet=True, real=False)
+        except NotRealError as error:
+            raise TypeError(f"{job.name} returned {error.found} as its value") from error
         if not np.iscomplexobj(result):
             raise TypeError(
                 f"{job.name} was given a complex {job.inputs[i].name} for derivatives="

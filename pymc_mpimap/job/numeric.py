@@ -14,6 +14,8 @@ from pymc_mpimap.job.derivatives import FiniteDifferences, NumericFunction, nume
 from pymc_mpimap.job.evaluate import compile_numeric
 from pymc_mpimap.job.memory import Memory
 from pymc_mpimap.job.terms import Call, Pullback, Pushforward, Term, Value
+from pymc_mpimap.reals import real_numbers
+from pymc_mpimap.refusal import NotRealError
 from pymc_mpimap.signature import Slot, cotangent_slot, is_differentiable, total_slot
 
 __all__ = ["Call", "FiniteDifferences", "NumericFunction", "NumericJob", "numeric_job"]
@@ -232,7 +234,16 @@ def length_job(
     """Return the job that gives the length of each job's output, from the job's data alone."""
 
     def lengths(_theta: Any = None, _job: Any = None, *data: Any) -> np.ndarray:
-        return np.asarray(length(*data), dtype=np.int64)
+        returned = length(*data)
+        try:
+            size = real_numbers(returned, "the length")
+        except NotRealError:
+            size = np.empty(0)
+        if size.ndim or size != np.floor(size) or size < 0:
+            raise ValueError(
+                f"the length= of {label} returned {returned!r:.60}; it should be a whole number"
+            )
+        return size.astype(np.int64)
 
     function = NumericFunction(lengths, derivatives=None)
     return value_job(function, call, inputs, result, f"the length= of {label}")

@@ -15,12 +15,15 @@ from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.type import TensorType
 
+from pymc_mpimap.casts import exactly
 from pymc_mpimap.errors import InputError, MapRectWarning
 from pymc_mpimap.ode import sundials
 from pymc_mpimap.ode.methods import METHODS, SCIPY, in_force
 from pymc_mpimap.ode.op import SolveIVP
 from pymc_mpimap.ode.system import System
 from pymc_mpimap.ode.trace import trace_system
+from pymc_mpimap.reals import has_variables, real_numbers, real_tensor
+from pymc_mpimap.refusal import NotRealError
 from pymc_mpimap.structure import flatten
 
 __all__ = ["Doses", "Steps", "solve_ivp"]
@@ -155,6 +158,9 @@ def solve_ivp(
 
     Notes
     -----
+    Whatever is no variable may be of any kind that `map_rect` takes for an array, such as a series
+    of pandas or long double, and becomes float64; it refuses the same ones, such as masked arrays.
+
     By CVODE and ARKODE of SUNDIALS [1]_, which the extra ``pymc_mpimap[ode]`` installs. The
     solution is differentiable with respect to `y0`, `params`, `t0`, `ts`, what `rhs` closes over,
     and the amounts and values of doses and steps; once, not twice.
@@ -230,10 +236,10 @@ def solve_ivp(
 
 def _number(value: Any, label: str, name: str, ndim: int | None = None) -> Any:
     """Return a float64 tensor of this value."""
-    try:
-        variable = pt.as_tensor_variable(value)
-    except Exception as error:
-        raise InputError(f"solve_ivp({name}): {label} is no tensor of numbers: {error}") from error
+    where = f"solve_ivp({name}): {label}"
+    if not has_variables(value):
+        value = _float64(value, where)
+    variable = real_tensor(value, where)
     if variable.type.dtype.startswith("complex"):
         raise InputError(f"solve_ivp({name}): {label} is complex; states and parameters are real")
     variable = variable.astype("float64")
@@ -244,6 +250,13 @@ def _number(value: Any, label: str, name: str, ndim: int | None = None) -> Any:
             "dimensions"
         )
     return variable
+
+
+def _float64(value: Any, where: str) -> np.ndarray:
+    try:
+        return exactly(real_numbers(value, where), np.float64, where)
+    except NotRealError as error:
+        raise error.refusal() from error.__cause__
 
 
 def _data(value: Any, label: str, name: str) -> Any:
@@ -276,7 +289,12 @@ def _initial_states(y0: Any, name: str) -> Any:
 
 
 def _tolerances(rtol: Any, atol: Any, n_states: int, name: str) -> tuple[float, ...]:
-    each = np.asarray(atol, dtype=float)
+    each = _float64(atol, f"solve_ivp({name}): atol")
+    rtol = _float64(rtol, f"solve_ivp({name}): rtol")
+    if rtol.ndim:
+        raise InputError(
+            f"solve_ivp({name}): rtol should be a number, but has the shape {rtol.shape}"
+        )
     if each.shape not in ((), (n_states,)):
         raise InputError(
             f"solve_ivp({name}): atol should be a number, or one for each of the {n_states} "
@@ -289,11 +307,15 @@ def _tolerances(rtol: Any, atol: Any, n_states: int, name: str) -> tuple[float, 
     return tuple(np.broadcast_to(each, (n_states,)).tolist())
 
 
-def _positive_options(name: str, first_step: float | None, max_steps: int) -> None:
+def _positive_options(name: str, first_step: Any, max_steps: Any) -> None:
+    if first_step is not None and _float64(first_step, f"solve_ivp({name}): first_step").ndim:
+        raise InputError(f"solve_ivp({name}): first_step should be a number, not {first_step}")
     if first_step is not None and not 0 < first_step < np.inf:
         raise InputError(f"solve_ivp({name}): first_step should be above 0, not {first_step}")
-    if max_steps < 1:
-        raise InputError(f"solve_ivp({name}): max_steps should be 1 or more, not {max_steps}")
+    if not isinstance(max_steps, (int, np.integer)) or max_steps < 1:
+        raise InputError(
+            f"solve_ivp({name}): max_steps should be 1 or more, and whole, not {max_steps}"
+        )
 
 
 def _leaf(value: Any, label: str, name: str) -> tuple[Any, Any, TensorType]:
@@ -320,14 +342,18 @@ def _doses(doses: Doses, name: str) -> list[Any]:
     """Return times, amounts, durations and states, each a vector of one entry a dose."""
     times = _data(doses.times, "doses.times", name)
     durations = doses.durations
-    if np.ndim(durations) == 0 and not hasattr(durations, "type"):
-        durations = pt.full_like(times, float(durations))
+    if not has_variables(durations):
+        durations = _float64(durations, f"solve_ivp({name}): doses.durations")
+        if durations.ndim == 0:
+            durations = pt.full_like(times, float(durations))
     durations = _data(
         _spread(_number(durations, "doses.durations", name), times), "doses.durations", name
     )
     amounts = _spread(_number(doses.amounts, "doses.amounts", name), times)
     nobody = isinstance(doses.states, (list, tuple)) and not doses.states
-    states = pt.as_tensor_variable(np.empty(0, np.int64) if nobody else doses.states)
+    states = real_tensor(
+        np.empty(0, np.int64) if nobody else doses.states, f"solve_ivp({name}): doses.states"
+    )
     if not states.type.dtype.startswith(("int", "uint")):
         raise InputError(
             f"solve_ivp({name}): doses.states should be whole numbers, not {states.type.dtype}"

@@ -32,7 +32,7 @@ from pymc_mpimap.ode.scalarize import (
 )
 from pymc_mpimap.ode.traced_array import NotTraceableError, TracedArray, plain
 from pymc_mpimap.structure import NOTHING, Structure
-from pymc_mpimap.trace import closure
+from pymc_mpimap.trace import closure, refuse_constants
 
 __all__ = ["ScalarSystem", "trace_system"]
 
@@ -97,6 +97,7 @@ def trace_system(
     except Exception as error:
         raise InputError(_explain(error, rhs, name)) from error
     _refuse_randomness(output, newest, rhs, name)
+    refuse_constants(name, output)
     closure = _outer_variables(inputs, output)
     for v in closure:
         label = str(v.name or v)

@@ -13,6 +13,9 @@ from pytensor.graph.basic import Variable
 from pytensor.tensor.basic import _as_tensor_variable, infer_static_shape
 
 from pymc_mpimap.ode.numpy_names import REDUCTIONS, RENAMED, SAME_NAMES, UFUNCS, VIEWS
+from pymc_mpimap.reals import real_numbers
+from pymc_mpimap.refusal import NotRealError
+from pymc_mpimap.tables import opened
 
 __all__ = ["NotTraceableError", "TracedArray", "plain"]
 
@@ -27,7 +30,7 @@ class NotTraceableError(TypeError):
     Attributes
     ----------
     kind : str
-        ``"branch"``, ``"number"``, ``"assignment"``, ``"function"`` or ``"shape"``.
+        ``"branch"``, ``"number"``, ``"assignment"``, ``"function"``, ``"shape"`` or ``"other"``.
     """
 
     def __init__(self, kind: str, message: str):
@@ -215,7 +218,17 @@ def plain(value: Any) -> Any:
             return plain(value[()])
         flat = [pt.as_tensor_variable(plain(v)) for v in value.flat]
         return pt.stack(flat).reshape(value.shape) if value.ndim > 1 else pt.stack(flat)
+    if isinstance(value, np.ndarray) or opened(value) is not None:
+        return _numbers(value)
     return value
+
+
+def _numbers(value: Any) -> np.ndarray:
+    try:
+        return real_numbers(value, "the array that it uses", real=False)
+    except NotRealError as error:
+        refusal = str(error.refusal())
+        raise NotTraceableError("other", f"cannot be computed: {refusal}") from error
 
 
 def _operand(value: Any) -> Any:

@@ -224,6 +224,7 @@ def test_inputs_may_be_views(mode):
         ("atol should be a number, or one for each of the 2 states", {"atol": [1e-6] * 3}),
         ("first_step should be above 0", {"first_step": -1.0}),
         ("max_steps should be 1 or more", {"max_steps": 0}),
+        ("max_steps should be 1 or more, and whole, not 10.7", {"max_steps": 10.7}),
         ("breaks should be a vector", {"breaks": [[1.0]]}),
         ("doses.states should be whole numbers", {"doses": Doses([1.0], 1.0, states=0.5)}),
     ],
@@ -243,7 +244,7 @@ def test_arguments_that_make_no_sense():
         "y0 should be a vector": (0.0, 1.0, TIMES),
         "y0 is empty": (0.0, [], TIMES),
         "number of states must be known": (0.0, pt.dvector("y0"), TIMES),
-        "ts is no tensor of numbers": (0.0, [1.0], ["a"]),
+        r"ts\[0\] is str 'a'": (0.0, [1.0], ["a"]),
         "is complex": (1j, [1.0], TIMES),
     }.items():
         with pytest.raises(InputError, match=rf"solve_ivp\(right\): .*{message}"):

@@ -155,10 +155,10 @@ def test_interrupt_is_raised_and_not_rejected():
     ("value", "said"),
     [
         (None, "TypeError: odd returned None as its value; it should be a real number"),
-        ("1.5", "TypeError: odd returned dtype <U3 as its value"),
-        (1.5 + 2j, "TypeError: odd returned dtype complex128 as its value"),
+        ("1.5", "TypeError: odd returned str '1.5' as its value"),
+        (1.5 + 2j, r"TypeError: odd returned complex \(1.5\+2j\) as its value"),
         (np.ones(2), r"ValueError: odd returned a value of shape \(2,\)"),
-        ([1.0, [2.0]], "ValueError: "),
+        ([1.0, [2.0]], "TypeError: odd returned a list of entries of the shapes"),
     ],
     ids=["none", "text", "complex", "shape", "ragged"],
 )
@@ -172,8 +172,8 @@ def test_wrong_values_are_refused(value, said):
 @pytest.mark.parametrize(
     ("derivative", "said"),
     [
-        (1j, "TypeError: odd returned a derivative with respect to theta of dtype complex128"),
-        ("1.0", "TypeError: odd returned a derivative with respect to theta of dtype <U"),
+        (1j, "TypeError: odd returned complex 1j as the derivative with respect to theta"),
+        ("1.0", "TypeError: odd returned str '1.0' as the derivative with respect to theta"),
         (np.ones(3), r"ValueError: odd returned a derivative .* of shape \(3,\)"),
     ],
     ids=["complex", "text", "shape"],
