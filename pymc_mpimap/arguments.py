@@ -165,7 +165,7 @@ def _is_data(variable: Variable) -> bool:
 
 def _listed(name: str, items: list[Any], traced: bool) -> Leaf:
     """Return the leaf of a list with one entry a job."""
-    if any(has_variables(item) for item in items):
+    if has_variables(items):
         return _listed_variables(
             name, [real_tensor(item, f"{name}[{j}]") for j, item in enumerate(items)]
         )
@@ -175,7 +175,7 @@ def _listed(name: str, items: list[Any], traced: bool) -> Leaf:
     _check_same_ndim(name, [array.ndim for array in arrays])
     dtype = np.result_type(*arrays) if arrays else np.dtype(float)
     try:
-        arrays = [exactly(array, dtype, name) for array in arrays]
+        arrays = [a if a.dtype == dtype else exactly(a, dtype, name) for a in arrays]
     except NotRealError as error:
         raise error.refusal() from None
     if len({array.shape for array in arrays}) <= 1:

@@ -8,7 +8,7 @@ more digits) is taken, with a warning where digits are lost. Nothing is copied t
 
 from __future__ import annotations
 
-from collections.abc import Buffer, Sequence
+from collections.abc import Buffer, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -133,9 +133,9 @@ def _described(value: Any) -> str:
 
 def has_variables(value: Any) -> bool:
     """Tell whether a value is a PyTensor variable, or a list or tuple with one inside."""
-    if isinstance(value, Variable):
-        return True
-    return isinstance(value, (list, tuple)) and any(has_variables(item) for item in value)
+    if not isinstance(value, (list, tuple)):
+        return isinstance(value, Variable)
+    return not set(map(type, value)) <= _SCALARS and any(has_variables(item) for item in value)
 
 
 def real_tensor(value: Any, name: str) -> Any:
@@ -146,6 +146,11 @@ def real_tensor(value: Any, name: str) -> Any:
     InputError
         If it is no tensor, or `real_array` refuses it.
     """
+    if isinstance(value, bool):
+        raise InputError(
+            f"{name} is {value}. If it is of ==, that compares whether variables are the same one; "
+            "use pytensor.tensor.eq(a, b). np.array(True) is a number"
+        )
     if not has_variables(value):
         return pt.constant(real_array(value, name))
     if isinstance(value, (list, tuple)):
@@ -195,11 +200,12 @@ class _Reader:
         return NotRealError(self.name, what, cure, at, missing=missing)
 
     def _no_numbers(self, value: Any) -> Exception:
-        sparse = hasattr(type(value), "todense")
-        return self._refused(
-            _described(value),
-            "Give the whole matrix, as x.todense()" if sparse else _ONLY_NUMBERS,
-        )
+        cure = _ONLY_NUMBERS
+        if hasattr(type(value), "todense"):
+            cure = "Give the whole matrix, as x.todense()"
+        elif isinstance(value, Mapping):
+            cure = "Give its entries in a dict, as {key: x[key] for key in x}, where a dict can be"
+        return self._refused(_described(value), cure)
 
     def _scalar(self, value: Any) -> np.ndarray:
         array = np.asarray(value)
@@ -247,9 +253,9 @@ class _Reader:
         kinds = set(map(type, items))
         if kinds <= _SCALARS:
             array = np.asarray(items)
-            whole = (item for item in items if isinstance(item, (int, np.integer)))
+            whole = [kind for kind in kinds if issubclass(kind, (int, np.integer))]
             # NumPy says nothing of the digits that an integer loses beside a float.
-            if array.dtype.kind in "bui" or all(-_EXACT <= int(item) <= _EXACT for item in whole):
+            if not whole or array.dtype.kind in "bui" or _all_exact(items, tuple(whole)):
                 return self._native(array)
         return self._joined([self._within(i, item) for i, item in enumerate(items)])
 
@@ -326,6 +332,10 @@ class _Reader:
         if array.ndim == 0 and array.dtype.kind in "OUSTV":
             raise self._no_numbers(value)
         return self._native(array) if type(array) is np.ndarray else self.numbers(array)
+
+
+def _all_exact(items: Sequence[Any], whole: tuple[Any, ...]) -> bool:
+    return all(-_EXACT <= int(item) <= _EXACT for item in items if isinstance(item, whole))
 
 
 def _attribute(value: Any, *names: str) -> Any:

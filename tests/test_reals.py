@@ -376,6 +376,24 @@ def test_loaded_values_lose_digits():
         assert_same_bits(output.eval(), np.array([0.1], np.float32))
 
 
+def test_a_comparison_of_variables_is_no_number():
+    theta = pt.dscalar("theta")
+    with pytest.raises(InputError, match=r"it is False.*pytensor\.tensor\.eq"):
+        map_rect(lambda theta, _j: theta == 0.0, theta, N)
+    with pytest.raises(InputError, match=r"params\['on'\] is False.*pytensor\.tensor\.eq"):
+        solve_ivp(lambda t, y, p: -p["on"] * y, 0.0, [1.0], [1.0], {"on": theta == 0.0})
+
+
+def test_lists_of_lists_of_variables():
+    a, b = pt.dscalar("a"), pt.dscalar("b")
+    output = map_rect(lambda _t, own: 2.0 * own, None, [[a, 1.5, b], [b]])
+    assert output.eval({a: 1.0, b: 3.0}).tolist() == [2.0, 3.0, 6.0, 6.0]
+    with pytest.raises(
+        InputError, match=r"jobs\[0\]\[1\] is a masked array|jobs\[0\]\[1\] is Masked"
+    ):
+        map_rect(lambda _t, own: own, None, [[a, np.ma.masked], [b]])
+
+
 def test_masks_do_not_come_in_later():
     """By `set_data`, which makes a mask of NaN, or by an argument of a compiled function."""
     with pm.Model() as model:

@@ -237,7 +237,7 @@ def solve_ivp(
 def _number(value: Any, label: str, name: str, ndim: int | None = None) -> Any:
     """Return a float64 tensor of this value."""
     where = f"solve_ivp({name}): {label}"
-    if not has_variables(value):
+    if not has_variables(value) and not isinstance(value, bool):
         value = _float64(value, where)
     variable = real_tensor(value, where)
     if variable.type.dtype.startswith("complex"):
