@@ -191,7 +191,8 @@ def _listed(name: str, items: list[Any], traced: bool) -> Leaf:
 
 def _arrays_of_jobs(name: str, items: Sequence[Any], traced: bool) -> list[np.ndarray] | None:
     """Return the entries of a list as arrays, or None if a numeric job gets them as they are."""
-    arrays, errors = [], []
+    arrays = []
+    missing = None
     for j, item in enumerate(items):
         try:
             arrays.append(real_numbers(item, name, strict=not traced))
@@ -199,11 +200,13 @@ def _arrays_of_jobs(name: str, items: Sequence[Any], traced: bool) -> list[np.nd
             error.path = (j, *error.path)
             if traced:
                 raise _not_traced(error, isinstance(item, dict)) from error.__cause__
-            errors.append(error)
+            if not error.missing:
+                return None
+            missing = missing or error
     # One group's missing value must not make other objects of all groups, whose sums leave it out.
-    if errors and all(error.missing for error in errors):
-        raise errors[0].refusal(rows_are_jobs=True)
-    return None if errors else arrays
+    if missing is not None:
+        raise missing.refusal(rows_are_jobs=True)
+    return arrays
 
 
 def _not_traced(error: NotRealError, is_dict: bool) -> InputError:

@@ -127,10 +127,6 @@ def _complex(value: Any) -> str:
     )
 
 
-def _described(value: Any) -> str:
-    return "None" if value is None else f"{type(value).__name__} {value!r:.60}"
-
-
 def has_variables(value: Any) -> bool:
     """Tell whether a value is a PyTensor variable, or a list or tuple with one inside."""
     if not isinstance(value, (list, tuple)):
@@ -179,7 +175,7 @@ class _Reader:
         if isinstance(value, (list, tuple)):
             return self._listed(value)
         if is_missing(value):
-            raise self._refused(_described(value), _MISSING)
+            raise self._refused(self._described(value), _MISSING)
         table = opened(value)
         return self._unknown(value) if table is None else self._table(table)
 
@@ -189,7 +185,8 @@ class _Reader:
             raise self._refused(f"{type(value).__name__} {value}", _CURES["M"])
         if isinstance(value, (timedelta, np.timedelta64)):
             raise self._refused(f"{type(value).__name__} {value}", _CURES["m"])
-        self._check_meaning(value)
+        if _is_array(value):
+            self._check_meaning(value)
         if isinstance(value, np.ndarray):
             return self._native(np.asarray(value))
         if isinstance(value, (Decimal, Real, Complex)):
@@ -199,13 +196,18 @@ class _Reader:
     def _refused(self, what: str, cure: str, at: Any = (), *, missing: bool = False) -> Exception:
         return NotRealError(self.name, what, cure, at, missing=missing)
 
+    def _described(self, value: Any) -> str:
+        # Objects of a list are many, and may have much to say.
+        shown = "" if self.strict else f" {value!r:.60}"
+        return "None" if value is None else type(value).__name__ + shown
+
     def _no_numbers(self, value: Any) -> Exception:
         cure = _ONLY_NUMBERS
         if hasattr(type(value), "todense"):
             cure = "Give the whole matrix, as x.todense()"
         elif isinstance(value, Mapping):
             cure = "Give its entries in a dict, as {key: x[key] for key in x}, where a dict can be"
-        return self._refused(_described(value), cure)
+        return self._refused(self._described(value), cure)
 
     def _scalar(self, value: Any) -> np.ndarray:
         array = np.asarray(value)
@@ -282,7 +284,7 @@ class _Reader:
     def _objects(self, array: np.ndarray) -> np.ndarray:
         """Return the numbers of an array of objects."""
         if self.strict:
-            raise self._refused(_described(array), _ONLY_NUMBERS)
+            raise self._refused(self._described(array), _ONLY_NUMBERS)
         if array.ndim == 0:
             return self.numbers(array[()])
         if array.ndim > 1:
@@ -311,7 +313,7 @@ class _Reader:
                 what = f"a masked array with {masked.sum()} of {masked.size} values masked"
                 raise self._refused(what, _MISSING, at)
             if self.strict:
-                raise self._refused(_described(value), _ONLY_NUMBERS)
+                raise self._refused(self._described(value), _ONLY_NUMBERS)
         unit = _attribute(value, "unit", "units")
         if unit is not None:
             raise self._refused(
@@ -322,16 +324,30 @@ class _Reader:
 
     def _converted(self, value: Any) -> np.ndarray:
         """Return the numbers of an object by the protocols of arrays, or those of a sequence."""
-        if isinstance(value, Sequence) and not isinstance(value, (str, bytes, range, Buffer)):
-            return self._listed(list(value))
+        by_protocol = _is_array(value) or isinstance(value, (Buffer, range))
+        if not by_protocol and not _is_sequence(value):
+            raise self._no_numbers(value)
         try:
             # With a mask, if what it gives has one.
-            array = np.asanyarray(value)
+            read = np.asanyarray(value) if by_protocol else [value[i] for i in range(len(value))]
         except Exception as error:
             raise self._no_numbers(value) from error
-        if array.ndim == 0 and array.dtype.kind in "OUSTV":
+        if isinstance(read, list):
+            return self._listed(read)
+        if read.ndim == 0 and read.dtype.kind in "OUSTV":
             raise self._no_numbers(value)
-        return self._native(array) if type(array) is np.ndarray else self.numbers(array)
+        return self._native(read) if type(read) is np.ndarray else self.numbers(read)
+
+
+def _is_array(value: Any) -> bool:
+    names = ("__array__", "__array_interface__", "__array_struct__")
+    return any(hasattr(type(value), name) for name in names)
+
+
+def _is_sequence(value: Any) -> bool:
+    if isinstance(value, (str, bytes, Mapping)):
+        return False
+    return hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__")
 
 
 def _all_exact(items: Sequence[Any], whole: tuple[Any, ...]) -> bool:

@@ -273,6 +273,39 @@ def test_objects_stay_what_they_are():
         assert map_rect(same, None, N, held, kinds).eval().tolist() == [1.0] * N
 
 
+class Shy:
+    """An object with attributes of arrays' that does not want to be asked."""
+
+    def __repr__(self):
+        raise AssertionError("of no concern")
+
+    mask = unit = property(__repr__)
+
+
+def test_objects_are_not_asked():
+    kind = numeric_job(derivatives=None)(lambda _t, _j, x: float(type(x).__name__ == "Shy"))
+    assert map_rect(kind, None, N, [Shy(), 1.0, Shy()]).eval().tolist() == [1.0, 0.0, 1.0]
+
+
+class Letters:
+    """A sequence by its methods alone."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
+def test_sequences_by_their_methods():
+    assert map_rect(affine, 0.0, N, Letters([1.0, 2.0, 3])).eval().tolist() == [-2.0, -4.0, -6.0]
+    with pytest.raises(InputError, match=r"x_r\[1\] is MaskedConstant masked \(job 1\)"):
+        map_rect(affine, 0.0, N, Letters([1.0, np.ma.masked, 3.0]))
+
+
 def test_one_missing_value_does_not_change_what_jobs_get():
     """Sums of pandas' own leave NA out: a group with one would count as if it were smaller."""
 
