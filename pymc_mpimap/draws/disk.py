@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pymc_mpimap.draws.log import ChainLog, chains_in
-from pymc_mpimap.errors import InputError
+from pymc_mpimap.draws.files import chains_in
+from pymc_mpimap.draws.log import ChainLog
+from pymc_mpimap.errors import InputError, MapRectWarning
 
 __all__ = ["disk_trace", "read_draws"]
 
@@ -50,7 +52,9 @@ def disk_trace(
         Here, or by `pymc.sample` before it makes a draw: if the path holds something else; if its
         draws are of other variables, other settings, another `tune`, another model or other data
         (told by the log-density of the last draw, with NUTS alone), or are more than asked for;
-        if another process is adding draws; or if chains are to run in several processes.
+        if a file is damaged, which then stays as it is; if another process is adding draws; if
+        anybody but the user may have written to the files; or if chains are to run in several
+        processes.
 
     See Also
     --------
@@ -85,6 +89,8 @@ def read_draws(
 ) -> dict[int, dict[str, np.ndarray]]:
     """Read the draws that `disk_trace` has kept, of a program that has ended or still runs.
 
+    Nothing is unpickled, so that files may come from anybody; and nothing is written.
+
     Parameters
     ----------
     path : str or path-like
@@ -100,7 +106,14 @@ def read_draws(
     Raises
     ------
     InputError
-        If there are no kept draws there, or they are damaged.
+        If there are no kept draws there, or there is a file named like one of draws which is none,
+        or whose header cannot be read.
+
+    Warns
+    -----
+    MapRectWarning
+        If draws are damaged or missing: which, and where in which file. All whole ones are
+        returned, in their order.
 
     Examples
     --------
@@ -122,16 +135,22 @@ def read_draws(
     numbers = chains_in(folder)
     if not numbers:
         raise InputError(f"{folder} holds no draws that disk_trace has kept")
-    return {number: _read_chain(ChainLog(folder, number), warmup) for number in numbers}
-
-
-def _read_chain(log: ChainLog, warmup: bool) -> dict[str, np.ndarray]:
-    if log.header is None:
-        return {}
-    kept = [d["values"] for d in log.draws() if warmup or not d["in_warmup"]]
+    logs = [ChainLog(folder, number) for number in numbers]
+    unread = [f"{log.path}: {what}" for log in logs if (what := log.unread()) is not None]
+    absent = sorted({*range(numbers[-1])} - {*numbers})
+    if absent:
+        unread.append(
+            f"{folder} has no chain {', '.join(map(str, absent))}, but chain {numbers[-1]}"
+        )
+    if unread:
+        warnings.warn(
+            f"not all draws can be read; those that are whole are returned. {'. '.join(unread)}",
+            MapRectWarning,
+            stacklevel=2,
+        )
     result = {}
-    for name, (shape, dtype) in log.header["variables"].items():
-        result[name] = np.empty((len(kept), *shape), dtype)
-        for k, values in enumerate(kept):
-            result[name][k] = values[name]
+    for log in logs:
+        in_warmup, values = log.values()
+        kept = slice(None) if warmup else ~in_warmup
+        result[log.chain] = {name: value[kept] for name, value in values.items()}
     return result

@@ -1,62 +1,29 @@
-"""The files of one chain: a log of its draws, and the last states of its sampler.
-
-::
-
-    chain-0.draws      a header, then one record a draw; records are only ever added
-    chain-0.state-*    three slots, each with the state after one of the last draws
-
-A record is written by one call, behind its length and checksum. The state after a draw is written
-before the draw itself, and never over the state of the draw before: whenever the program is
-killed, the last complete draw has its state.
-"""
+"""What is on disk of one chain, read."""
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import pickle
-import struct
-import time
-import zlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pymc_mpimap.draws.files import check_owner, log_path, opened
+from pymc_mpimap.draws.header import Header
+from pymc_mpimap.draws.record import FORMAT, Frame
+from pymc_mpimap.draws.scan import HEADERS, Scan, name_of, scan
+from pymc_mpimap.draws.states import States
 from pymc_mpimap.errors import InputError
 
-__all__ = ["ChainLog", "chains_in"]
-
-_FRAME = struct.Struct("<4sQI")
-_MAGIC = b"draw"
-_SLOTS = 3
-_SYNC = 1.0
-"""Seconds between two times that the host is made to write to the disk itself: what is lost if its
-power fails. When only the program dies, nothing is."""
-
-
-def _framed(value: Any) -> bytes:
-    payload = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-    return _FRAME.pack(_MAGIC, len(payload), zlib.crc32(payload)) + payload
-
-
-def _payload(data: memoryview) -> memoryview | None:
-    """Return what the record at the front of some bytes holds, or None if it is not whole."""
-    if len(data) < _FRAME.size:
-        return None
-    magic, length, checksum = _FRAME.unpack(data[: _FRAME.size])
-    payload = data[_FRAME.size : _FRAME.size + length]
-    whole = magic == _MAGIC and len(payload) == length and zlib.crc32(payload) == checksum
-    return payload if whole else None
-
-
-def chains_in(folder: Path) -> list[int]:
-    """Return the numbers of the chains in a folder."""
-    return sorted(int(path.stem.removeprefix("chain-")) for path in folder.glob("chain-*.draws"))
+__all__ = ["ChainLog"]
 
 
 class ChainLog:
-    """What is on disk of one chain.
+    """What is on disk of one chain, as it was when this was made.
 
     Parameters
     ----------
@@ -66,145 +33,218 @@ class ChainLog:
 
     Attributes
     ----------
-    header : dict or None
-        What the log was begun with; None if there is none yet.
-    n_draws : int
-        How many complete draws there are.
-    left_over : int
-        How many bytes of a draw follow that was not written to its end.
+    path : Path
+        Where the draws are.
+    header : Header or None
+        What the log was begun with; None if there is no log yet.
+    identity : int or None
+        That of the log's records.
+    n_made : int
+        How many draws there were at the least, by what the states of the sampler say.
+    n_bytes, inode : int
+        What the file system says of the log.
 
     Raises
     ------
     InputError
-        If the log is damaged elsewhere than at its end.
+        If there is a file which is no log, or of which no header can be read.
     """
 
     def __init__(self, folder: Path, chain: int):
-        self.path = folder / f"chain-{chain}.draws"
-        self._slots = [folder / f"chain-{chain}.state-{k}" for k in range(_SLOTS)]
-        self._log: io.FileIO | None = None
-        self._states: list[io.FileIO] = []
-        self._last_slot = self._synced_slot = -1
-        self._synced = 0.0
-        self._scan()
+        self.folder, self.chain = folder, chain
+        self.path = log_path(folder, chain)
+        self.header: Header | None = None
+        self.n_bytes = self.inode = 0
+        self._scan = Scan()
+        self._states = States(folder, chain)
+        # The states first: each is written before its draw, so that no draw that is being made
+        # while this is read seems to be missing.
+        states = self._states.numbers()
+        if os.path.lexists(self.path):
+            self._read()
+        self.identity = self._scan.identity
+        # The draw after the newest state may not have been begun, but for bytes that are of it.
+        faults = self._scan.faults
+        not_begun = 0 if faults and faults[-1].stop == self.n_bytes else 1
+        by_state = max(states.get(self.identity, [0])) - not_begun
+        self.n_made = max(self._scan.n_made, by_state)
 
-    def _scan(self) -> None:
-        data = memoryview(self.path.read_bytes() if self.path.exists() else b"")
-        ends = []
-        at = 0
-        while (payload := _payload(data[at:])) is not None:
-            at += _FRAME.size + len(payload)
-            ends.append(at)
-        self.header: dict[str, Any] | None = pickle.loads(_payload(data)) if ends else None  # type: ignore[arg-type]
-        self._ends = ends
-        self.n_draws = max(len(ends) - 1, 0)
-        self.left_over = len(data) - at
-        if not _is_cut_off(data[at:]):
+    def _read(self) -> None:
+        with opened(self.path, "rb") as file:
+            data = file.readall()
+            self.inode = os.fstat(file.fileno()).st_ino
+        self.n_bytes = len(data)
+        first = Frame.at(data, 0)
+        if first is not None and first.format != FORMAT:
             raise InputError(
-                f"{self.path} is damaged: {self.n_draws} draws are good, but the {self.left_over} "
-                "bytes that follow are none. For read_draws to read the good ones, shorten the "
-                f"file: truncate -s {at} {self.path}"
+                f"{self.path} is of format {first.format}, and this version of pymc_mpimap reads "
+                f"format {FORMAT}: use the version that it was written with"
+            )
+        self._scan = scan(data)
+        if not self._scan.headers:
+            raise InputError(
+                f"{self.path} has no header of a file of draws within its {len(data)} bytes: it is "
+                "not from disk_trace, or from a version before 0.1.0, or its beginning is "
+                "damaged. Put back a copy of it; or move it elsewhere, to read other chains or "
+                "to make this one again"
+            )
+        try:
+            self.header = Header.unpack(data[self._scan.headers[0].plain])
+        except ValueError as error:
+            raise InputError(
+                f"{self.path} is not from disk_trace: {error}. Move it elsewhere"
+            ) from None
+        if self.header.chain != self.chain:
+            raise InputError(
+                f"{self.path} has the draws of chain {self.header.chain}: name it "
+                f"chain-{self.header.chain}.draws again, and the chain's state files likewise"
+            )
+        strange = [d for d in self._scan.draws if d.n_plain != self.header.n_bytes]
+        if strange:
+            raise InputError(
+                f"{self.path} is not from disk_trace: {name_of(strange[0].number)}, at byte "
+                f"{strange[0].start}, has {strange[0].n_plain} bytes of values, and those of its "
+                f"variables are {self.header.n_bytes}. Move it elsewhere"
             )
 
-    def draws(self, stop: int | None = None) -> Iterator[Any]:
+    @property
+    def n_draws(self) -> int:
+        """How many whole draws there are."""
+        return len(self._scan.draws)
+
+    @property
+    def starts(self) -> list[int]:
+        """Where each draw begins, and where the next one will."""
+        return [*(draw.start for draw in self._scan.draws), self._scan.end]
+
+    @property
+    def newest_state(self) -> tuple[int, int] | None:
+        """The number and the slot of the newest state for which there is the draw."""
+        return self._states.newest(self.identity, self._checksums)
+
+    @property
+    def left_over(self) -> int:
+        """How many bytes follow of a draw that was not written to its end."""
+        return self.n_bytes - self._scan.end
+
+    def unread(self) -> str | None:
+        """Say what is not whole, draws that were made and are not there included; None if all is.
+
+        Draws are counted from 0, those of the warm-up included.
+        """
+        said = [str(fault) for fault in self._scan.faults[:3]]
+        if len(self._scan.faults) > 3:
+            said.append(f"and {len(self._scan.faults) - 3} more faults")
+        if self.left_over:
+            last = max((draw.number for draw in self._scan.draws), default=0)
+            said.append(
+                f"{name_of(last + 1)}, from byte {self._scan.end} on, is not complete: it is being "
+                "written, or was when the program ended"
+            )
+        gaps = self._scan.gaps(self.n_made)
+        if gaps:
+            some = [
+                f"{g[0] - 1}" if len(g) == 1 else f"{g[0] - 1} to {g[-1] - 1}" for g in gaps[:5]
+            ]
+            more = "" if len(gaps) <= 5 else " and others"
+            n_missing = sum(map(len, gaps))
+            said.append(
+                f"of {self.n_draws + n_missing} draws, warm-up included and counted from 0, "
+                f"{n_missing} {'is' if n_missing == 1 else 'are'} missing: {', '.join(some)}{more}"
+            )
+        return "; ".join(said) or None
+
+    def check_whole(self) -> None:
+        """Refuse to go on from a damaged log, which stays as it is.
+
+        Raises
+        ------
+        InputError
+        """
+        if self._scan.faults:
+            raise InputError(f"{self.path} is damaged: {self.unread()}. {self._cure()}")
+
+    def _cure(self) -> str:
+        faults, headers = self._scan.faults, self._scan.headers
+        size, path = headers[0].stop - headers[0].start, shlex.quote(str(self.path))
+        if len(faults) == 1 and len(headers) == 1 and faults[0].stop - faults[0].start == size:
+            good, bad = headers[0].start, faults[0].start
+            return (
+                "No draw is: the header is there twice, and one is whole. Copy it over the other: "
+                f"dd if={path} of={path} bs=1 skip={good} seek={bad} count={size} "
+                "conv=notrunc"
+            )
+        start = faults[0].start
+        before = [draw for draw in self._scan.draws if draw.stop <= start]
+        if before == self._scan.draws and len(headers) == HEADERS and self.newest_state:
+            return (
+                f"The {len(before)} draws before are whole. To go on from them, and make the "
+                f"others again, shorten the file: truncate -s {start} {path}"
+            )
+        return (
+            f"pymc_mpimap.read_draws reads the {self.n_draws} draws that are whole. To go on, put "
+            "back a copy of the file; or begin again under another path"
+        )
+
+    def values(self) -> tuple[np.ndarray[Any, np.dtype[np.bool]], dict[str, np.ndarray]]:
+        """Read which draws are of the warm-up, and each variable's values; nothing is unpickled."""
+        assert self.header is not None
+        with opened(self.path, "rb") as file:
+            return self.header.unpack_draws(
+                data[frame.plain] for frame, data in self._records(file, self._scan.draws)
+            )
+
+    def settings(self) -> Any:
+        """Read how the sampler was set up."""
+        return next(self._unpickled(self._scan.headers[:1]))[1]
+
+    def draws(self, stop: int | None = None) -> Iterator[dict[str, Any]]:
         """Read the draws, one after the other."""
-        with self.path.open("rb") as file:
-            for first, end in zip(self._ends, self._ends[1:][:stop], strict=False):
-                file.seek(first + _FRAME.size)
-                yield pickle.loads(file.read(end - first - _FRAME.size))
+        assert self.header is not None
+        for plain, (point, stats) in self._unpickled(self._scan.draws[:stop]):
+            in_warmup, values = self.header.unpack_draws([plain])
+            of_draw = {name: value[0, ...] for name, value in values.items()}
+            yield {
+                "point": {n: of_draw[n] if v is None else v for n, v in point.items()},
+                "values": of_draw,
+                "stats": stats,
+                "in_warmup": bool(in_warmup[0]),
+            }
+
+    def _unpickled(self, frames: list[Frame]) -> Iterator[tuple[bytes, Any]]:
+        with opened(self.path, "rb") as file:
+            check_owner(self.path, file)
+            for frame, data in self._records(file, frames):
+                yield data[frame.plain], pickle.loads(data[frame.pickled])
+
+    def _records(self, file: io.FileIO, frames: list[Frame]) -> Iterator[tuple[Frame, bytes]]:
+        """Read whole records once more, each with its frame as it is in its own bytes."""
+        for frame in frames:
+            file.seek(frame.start)
+            data = file.read(frame.stop - frame.start)
+            again = Frame.at(data, 0)
+            if again is None or not again.is_whole(data):
+                raise InputError(
+                    f"{self.path}: {name_of(frame.number)}, at byte {frame.start}, was whole a "
+                    "moment ago, and is not any more: another program changes the file, or the "
+                    "disk fails"
+                )
+            yield again, data
+
+    @property
+    def _checksums(self) -> dict[int, int]:
+        return {draw.number: draw.checksum for draw in self._scan.draws}
 
     def state(self) -> tuple[int, Any]:
         """Return the newest state of the sampler for which there is the draw, and its number.
 
         It is that of the last draw, but for a host that lost its power while writing. Number 0
         says that there is none.
-        """
-        best: tuple[int, Any] = (0, None)
-        for path in self._slots:
-            payload = _payload(memoryview(path.read_bytes())) if path.exists() else None
-            if payload is not None:
-                number, state = pickle.loads(payload)
-                if best[0] < number <= self.n_draws:
-                    best = (number, state)
-        return best
-
-    def open(self, header: dict[str, Any], n_draws: int) -> None:
-        """Make ready for adding draws after these many; what follows them is cut off.
 
         Raises
         ------
         InputError
-            If another process adds draws.
+            If anybody but the user may have written it.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._log = self.path.open("ab", buffering=0)
-        try:
-            fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise InputError(
-                f"another process is adding draws to {self.path}: wait for its end, or keep these "
-                "draws under another path"
-            ) from None
-        if self.header is None:
-            self._log.truncate(0)
-            self._write(self._log, _framed(header))
-            self.header, self._ends = header, [self._log.tell()]
-        else:
-            self._log.truncate(self._ends[n_draws])
-        del self._ends[n_draws + 1 :]
-        self.n_draws, self.left_over = n_draws, 0
-        for path in self._slots:
-            path.touch()
-            self._states.append(path.open("r+b", buffering=0))
-        self._protect_state_of_last_draw()
-
-    def _protect_state_of_last_draw(self) -> None:
-        for slot, path in enumerate(self._slots):
-            payload = _payload(memoryview(path.read_bytes()))
-            if payload is not None and pickle.loads(payload)[0] == self.n_draws:
-                self._last_slot = self._synced_slot = slot
-
-    def append(self, draw: Any, state: Any) -> None:
-        """Add a draw and the sampler's state after it."""
-        assert self._log is not None
-        taken = (self._last_slot, self._synced_slot)
-        slot = next(k for k in range(_SLOTS) if k not in taken)
-        file = self._states[slot]
-        file.seek(0)
-        self._write(file, _framed((self.n_draws + 1, state)))
-        record = _framed(draw)
-        self._write(self._log, record)
-        self._ends.append(self._ends[-1] + len(record))
-        self._last_slot = slot
-        self.n_draws += 1
-        if time.monotonic() - self._synced >= _SYNC:
-            os.fdatasync(file)
-            os.fdatasync(self._log)
-            self._synced_slot = slot
-            self._synced = time.monotonic()
-
-    @staticmethod
-    def _write(file: io.FileIO, data: bytes) -> None:
-        left = memoryview(data)
-        try:
-            while left:
-                left = left[file.write(left) or 0 :]
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(file.name)) from error
-
-    def close(self) -> None:
-        """Close the files; does nothing when they are."""
-        for file in (self._log, *self._states):
-            if file is not None:
-                file.close()
-        self._log, self._states = None, []
-
-
-def _is_cut_off(data: memoryview) -> bool:
-    """Whether what follows the last whole record is what a sudden end leaves of one."""
-    if len(data) < _FRAME.size:
-        return True
-    magic, length, _ = _FRAME.unpack(data[: _FRAME.size])
-    # After a loss of power, what was not yet on the disk may read as zeros, up to the end.
-    return (magic == _MAGIC and len(data) <= _FRAME.size + length) or not any(data)
+        newest = self.newest_state
+        return (0, None) if newest is None else (newest[0], self._states.load(newest[1]))

@@ -14,6 +14,8 @@ from pymc.backends import _ZarrChainBase
 from pymc.backends.ndarray import NDArray
 from pymc.model import modelcontext
 
+from pymc_mpimap.draws.files import chains_in, check_names
+from pymc_mpimap.draws.header import Header
 from pymc_mpimap.draws.log import ChainLog
 from pymc_mpimap.draws.step import (
     changed_settings,
@@ -23,6 +25,7 @@ from pymc_mpimap.draws.step import (
     settings,
     snapshot,
 )
+from pymc_mpimap.draws.writer import ChainWriter
 from pymc_mpimap.errors import InputError
 
 __all__ = ["DiskTrace"]
@@ -48,18 +51,11 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
 
     def __init__(self, folder: Path, var_names: Sequence[str] | None, model: Any):
         model = modelcontext(model)
-        if not folder.is_dir() and folder.exists():
-            raise InputError(f"{folder} is a file; draws are kept in a folder: give another path")
-        strange = [p.name for p in folder.glob("*") if not p.name.startswith("chain-")]
-        if strange:
-            raise InputError(
-                f"the folder {folder} holds {strange[0]!r}, which is none of the files that draws "
-                "are kept in: give a path that does not exist yet, or that of kept draws"
-            )
+        check_names(folder)
         super().__init__(model=model, vars=_variables(model, var_names))
         self._folder = folder
         # Shared by the copies, one for each chain: Ctrl-C in one of them ends the next ones too.
-        self._run = {"interrupted": False}
+        self._run = {"interrupted": False, "n_chains": 0}
         self._step: Any = None
 
     @override
@@ -67,8 +63,10 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
         # PyMC's copies are shallow, and would share the arrays.
         self.samples: dict[str, np.ndarray] = {}
         super().setup(draws, chain, sampler_vars)
-        self._run["interrupted"] = False
+        self._run |= {"interrupted": False, "n_chains": chain + 1}
+        self._writer: ChainWriter | None = None
         self._log = ChainLog(self._folder, chain)
+        self._log.check_whole()
         self._check_variables()
         if self._log.n_draws > draws:
             raise InputError(
@@ -76,16 +74,15 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
                 f"only {draws} are asked for: ask for at least as many, or give another path"
             )
 
-    def _variables(self) -> dict[str, Any]:
-        return {
+    def _check_variables(self) -> None:
+        variables = {
             name: (tuple(map(int, self.var_shapes[name])), str(self.var_dtypes[name]))
             for name in self.varnames
         }
-
-    def _check_variables(self) -> None:
+        self._header = Header(self._log.chain, variables, _versions())
         if self._log.header is None:
             return
-        theirs, mine = self._log.header["variables"], self._variables()
+        theirs, mine = self._log.header.variables, variables
         changed = [
             f"{name} was {theirs.get(name, 'not there')}, is {mine.get(name, 'not there')}"
             for name in [*theirs, *(n for n in mine if n not in theirs)]
@@ -104,35 +101,45 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
     def link_stepper(self, step_method: Any) -> None:
         """Compare the step method with that of the draws on disk, and have it repeat them."""
         log = self._log
+        self._check_chains()
         begins = settings(step_method)
-        header = {
-            "variables": self._variables(),
-            "settings": begins,
-            "versions": _versions(),
-        }
         self._known, state = log.n_draws, None
-        if log.header is not None and log.n_draws:
-            changed = changed_settings(log.header["settings"], begins)
+        if log.header is not None:
+            began = log.settings()
+            changed = changed_settings(began, begins)
             if changed:
                 self._refuse("by another step method or other settings", changed)
-            if log.n_draws < self.draws:
-                self._known, state = self._where_to_go_on()
-            self._check_model(step_method)
-            self._tell(begins)
-        log.open(header, self._known)
+            if log.n_draws:
+                if log.n_draws < self.draws:
+                    self._known, state = self._where_to_go_on()
+                self._check_model(step_method)
+            self._tell(same_seed(began, begins))
+        # Chains that are complete may be where nobody can write.
+        if self._known < self.draws and not self._run["interrupted"]:
+            self._writer = ChainWriter(log, self._known, self._header, begins)
         self._step = step_method
         self._stored: Iterator[Any] = log.draws(self._known)
         self._values: Any = None
         if self._known or self._run["interrupted"]:
             step_method.step = self._repeating(state)
 
+    def _check_chains(self) -> None:
+        # PyMC sets all chains up before it samples the first.
+        unasked = [k for k in chains_in(self._folder) if k >= self._run["n_chains"]]
+        if unasked:
+            raise InputError(
+                f"{self._folder} has draws of chain {', '.join(map(str, unasked))} too, and only "
+                f"{self._run['n_chains']} chains are asked for: ask for at least "
+                f"{unasked[-1] + 1}, or give another path"
+            )
+
     def _where_to_go_on(self) -> tuple[int, Any]:
         number, state = self._log.state()
         if number == 0:
             raise InputError(
                 f"{self._log.path} has {self._log.n_draws} draws, but no state of the sampler "
-                "beside it is whole, so that the chain cannot go on. pymc_mpimap.read_draws reads "
-                "its draws; start again under another path"
+                "beside it is whole and of one of them, so that the chain cannot go on. "
+                "pymc_mpimap.read_draws reads its draws; start again under another path"
             )
         return number, state
 
@@ -155,7 +162,7 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
             now,
         )
 
-    def _tell(self, begins: Any) -> None:
+    def _tell(self, is_same_seed: bool) -> None:
         log = self._log
         assert log.header is not None
         _logger.info(
@@ -168,6 +175,14 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
         )
         if log.left_over:
             _logger.warning("%s: a draw that was only half written is left out", log.path)
+        if log.n_draws < log.n_made:
+            _logger.warning(
+                "%s: of at least %d draws that were made, the last %d are not on disk (as after a "
+                "loss of power, or in a copy that broke off), and are made again if asked for",
+                log.path,
+                log.n_made,
+                log.n_made - log.n_draws,
+            )
         if self._known < log.n_draws:
             _logger.warning(
                 "%s: the sampler's state after the last draws is not on disk, so that %d of them "
@@ -175,16 +190,16 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
                 log.path,
                 log.n_draws - self._known,
             )
-        if not same_seed(log.header["settings"], begins):
+        if self._known and not is_same_seed:
             _logger.info(
                 "It goes on with its own random numbers, as random_seed is not the one it began "
                 "with, or was not given"
             )
-        if log.header["versions"] != _versions():
+        if log.header.versions != _versions():
             _logger.warning(
                 "It was begun with %s, and this is %s: the draws to come may not be, bit for bit, "
                 "those of then",
-                log.header["versions"],
+                log.header.versions,
                 _versions(),
             )
 
@@ -223,14 +238,14 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
                 was = "warm-up" if draw["in_warmup"] else "no warm-up"
                 self._refuse("by another tune", [f"draw {self.draw_idx} was {was}"])
         else:
-            values = self.fn(*point.values())
-            draw = {
-                "point": point,
-                "values": dict(zip(self.varnames, values, strict=True)),
-                "stats": sampler_stats,
-                "in_warmup": in_warmup,
-            }
-            self._log.append(draw, snapshot(self._step))
+            assert self._writer is not None
+            values = dict(zip(self.varnames, self.fn(*point.values()), strict=True))
+            # Most variables are the point's own, and are on disk once.
+            others = {n: None if v is values.get(n) else v for n, v in point.items()}
+            draw = {"values": values, "stats": sampler_stats}
+            self._writer.append(
+                values, (others, sampler_stats), snapshot(self._step), in_warmup=in_warmup
+            )
         for name, value in draw["values"].items():
             self.samples[name][self.draw_idx] = value
         for arrays, stats in zip(self._stats, draw["stats"], strict=True):
@@ -246,10 +261,11 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
     def close(self) -> None:
         if self.draw_idx < self.draws:
             self._run["interrupted"] = True
-        self._log.close()
         if self._step is not None:
             vars(self._step).pop("step", None)
         super().close()
+        if self._writer is not None:
+            self._writer.close()
 
     @property
     def _posterior(self) -> NoReturn:

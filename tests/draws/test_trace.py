@@ -9,7 +9,8 @@ import pytest
 
 import pymc_mpimap as mpimap
 from pymc_mpimap import InputError
-from tests.draws.files import state_file
+from pymc_mpimap.draws import writer
+from tests.draws.files import overwrite, records, state_file
 
 TIMES = ("time", "perf_counter")
 TUNE = 25
@@ -174,6 +175,34 @@ def test_draws_without_their_state_are_made_again_with_word_of_it(uninterrupted,
         path.write_bytes(b"")
     with pytest.raises(InputError, match="no state of the sampler beside it is whole"):
         nuts(path=tmp_path, draws=30)
+    assert_same(nuts(path=tmp_path), uninterrupted[nuts])
+
+
+def test_draws_that_a_loss_of_power_took_are_made_again_with_word_of_it(
+    uninterrupted, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(writer, "_SYNC", float("inf"))  # after the first draw, whose state stays
+    with pytest.raises(StopError):
+        nuts(path=tmp_path, callback=at(0, 30, StopError))
+    path = tmp_path / "chain-0.draws"
+    overwrite(path, path.read_bytes()[: records(path)[2 + 20].start] + bytes(5000))
+    assert_same(nuts(path=tmp_path), uninterrupted[nuts])
+    assert "of at least 30 draws that were made, the last 10 are not on disk" in caplog.text
+    assert "19 of them are made again" in caplog.text
+    assert "only half written" in caplog.text
+
+
+def test_a_chain_that_was_ended_before_its_first_draw(uninterrupted, tmp_path):
+    def stop(*_args, **_options):
+        raise StopError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pm.NUTS, "step", stop)
+        with pytest.raises(StopError):
+            nuts(path=tmp_path)
+    assert mpimap.read_draws(tmp_path)[0]["mu"].shape == (0, 3)
+    with pytest.raises(InputError, match=r"target_accept was 0\.8, is 0\.9"):
+        nuts(path=tmp_path, target_accept=0.9)
     assert_same(nuts(path=tmp_path), uninterrupted[nuts])
 
 
