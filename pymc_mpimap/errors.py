@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 __all__ = [
@@ -83,6 +84,11 @@ class JobFailure:
     host: str
     exception: str
     traceback: str
+
+    @property
+    def kind(self) -> str:
+        """The name of the exception's class."""
+        return re.split("[:,]", self.exception, maxsplit=1)[0]
 
     def summary(self) -> str:
         """One line: which job, where, and the last line of its exception."""

@@ -58,8 +58,7 @@ def test_odd_and_wrong_uses():
         assert re.fullmatch(said, answers[name]), f"{name}: {answers[name]}"
     told = (
         "Of 3 evaluations of the pool, some gave no valid value:\n"
-        "  rejected 2 times: job 5 of fails: ValueError: no\n"
-        "  rejected once: job 0 of fails: ValueError: no\n"
+        "  rejected 3 times: jobs 5 (2 times) and 0 (once) of fails: ValueError: no\n"
         "  not finite 3 times: job 2 of fails: inf\n"
     )
     assert result.stderr.count(told) == 1, result.stderr

@@ -7,7 +7,7 @@ import traceback
 
 from pymc_mpimap.errors import JobFailure
 
-__all__ = ["describe", "from_job"]
+__all__ = ["as_cause", "describe", "from_job", "is_interrupt"]
 
 _MOST = 500
 """Characters of an exception's own line: it stands in reports and at the head of messages."""
@@ -39,27 +39,46 @@ def describe(error: BaseException, function: str, job: int, rank: int) -> JobFai
 
 def from_job(error: BaseException, rank: int) -> bool:
     """Whether a job raised this: Ctrl-C, of which rank 0 alone hears, is the user's."""
-    return rank > 0 or not isinstance(error, KeyboardInterrupt)
+    return rank > 0 or not is_interrupt(error)
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether this is a KeyboardInterrupt; the exception itself is not asked, who may raise."""
+    return issubclass(type(error), KeyboardInterrupt)
+
+
+def as_cause(error: BaseException) -> BaseException | None:
+    """Return the exception if tracebacks can show it; they fail over one that raises when asked."""
+    try:
+        traceback.format_exception(error)
+    except BaseException:
+        return None
+    return error
 
 
 def _line(error: BaseException) -> str:
-    name = type(error).__name__
+    name = _name(error)
     try:
         # The first line is the exception's own; PyTensor adds hints below it.
         text = (str(error).strip().splitlines() or [""])[0]
     except BaseException as another:
-        return f"{name}, whose text could not be had: its __str__ raised {type(another).__name__}"
+        return f"{name}, whose text could not be had: its __str__ raised {_name(another)}"
     return f"{name}: {text}" if text else name
+
+
+def _name(error: BaseException) -> str:
+    # Not by the attribute: a metaclass may raise.
+    return str(type.__dict__["__name__"].__get__(type(error)))
 
 
 def _traceback(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))
     except BaseException as another:
-        frames = "".join(traceback.format_tb(error.__traceback__))
+        frames = "".join(traceback.format_tb(vars(BaseException)["__traceback__"].__get__(error)))
         return (
-            f"Traceback (most recent call last):\n{frames}{type(error).__name__}, which could not "
-            f"be shown: that raised {type(another).__name__}\n"
+            f"Traceback (most recent call last):\n{frames}{_name(error)}, which could not "
+            f"be shown: that raised {_name(another)}\n"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from pymc_mpimap.errors import NotFinite
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.program import Program
 
@@ -17,8 +18,8 @@ def not_finite(
     inputs: Sequence[np.ndarray],
     outputs: Sequence[np.ndarray],
     rejected: Collection[str] = (),
-) -> list[str]:
-    """Return which jobs have a value that is not finite, and what it is: "job 3 of f: nan".
+) -> list[NotFinite]:
+    """Return which jobs have a value that is not finite, and what it is.
 
     One look at all values of a map, of less than a microsecond, is all that is done if they are.
 
@@ -30,15 +31,14 @@ def not_finite(
     rejected : collection of str
         Jobs of the form "job 3 of f", for which -inf stands in.
     """
-    found: list[str] = []
+    found: list[NotFinite] = []
     for position, k, output in program.values:
         values = outputs[position]
         if not np.isfinite(values).all():
             m, route = program.maps[k], program.routes[k]
             for job, value in _jobs(m, route, output, inputs, values):
-                name = f"job {job} of {m.job.name}"
-                if name not in rejected:
-                    found.append(f"{name}: {value}")
+                if f"job {job} of {m.job.name}" not in rejected:
+                    found.append(NotFinite(m.job.name, job, value))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,12 +12,10 @@ import numpy as np
 from pymc_mpimap.errors import Incident, NotFinite
 from pymc_mpimap.pool.finite import not_finite
 from pymc_mpimap.pool.program import Program
+from pymc_mpimap.pool.reasons import Reason, Reasons, in_lines
 from pymc_mpimap.tally import N_COUNTS, REASONS, TALLY
 
 __all__ = ["PoolReport", "Recorder"]
-
-MOST_LINES = 5
-"""How many rejected jobs are printed; all of them are in the report."""
 
 _log = logging.getLogger("pymc_mpimap")
 
@@ -38,11 +36,13 @@ class PoolReport:
         Where each rank runs.
     rejected : dict of str to int
         How often each job raised and its proposal was rejected.
-    messages : dict of str to str
-        For each such job, its last exception.
+    reasons : tuple of Reason
+        Why they raised: how often for each reason, which jobs, and the first exception.
     not_finite : dict of str to int
         How often each job's value was NaN or infinite, by job and value ("job 3 of f: nan"). NaN
         and -inf reject the proposal.
+    odd_values : tuple of Reason
+        The same by value.
     solves : int
         How many ODEs were solved, on all ranks, by `solve_ivp`.
     failed_solves : dict of str to int
@@ -56,11 +56,12 @@ class PoolReport:
     busy: tuple[float, ...]
     hosts: tuple[str, ...]
     rejected: dict[str, int] = field(default_factory=dict)
-    messages: dict[str, str] = field(default_factory=dict)
+    reasons: tuple[Reason, ...] = ()
     solves: int = 0
     failed_solves: dict[str, int] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
     not_finite: dict[str, int] = field(default_factory=dict)
+    odd_values: tuple[Reason, ...] = ()
 
     @property
     def per_second(self) -> float:
@@ -83,25 +84,12 @@ class PoolReport:
 
     def troubles(self) -> list[str]:
         """Return the lines on what was rejected, was not finite, or could not be solved."""
-        rejected = {f"{job}: {self.messages[job]}": n for job, n in self.rejected.items()}
-        lines = _most_often("rejected", rejected, "rejected")
-        lines += _most_often("not finite", self.not_finite, "not_finite")
+        lines = in_lines("rejected", self.reasons)
+        lines += in_lines("not finite", self.odd_values)
         if self.failed_solves:
             lines.append(f"  {sum(self.failed_solves.values())} of {self.solves} solves failed:")
             lines += [f"    {times} times {why}" for why, times in self.failed_solves.items()]
         return lines
-
-
-def _most_often(what: str, counts: Mapping[str, int], name: str) -> list[str]:
-    often = sorted(counts, key=lambda job: -counts[job])
-    lines = []
-    for job in often[:MOST_LINES]:
-        times = "once" if counts[job] == 1 else f"{counts[job]} times"
-        lines.append(f"  {what} {times}: {job}")
-    if rest := often[MOST_LINES:]:
-        total = sum(counts[job] for job in rest)
-        lines.append(f"  {what} {total} times: {len(rest)} more jobs, see report().{name}")
-    return lines
 
 
 class Recorder:
@@ -113,10 +101,11 @@ class Recorder:
         self._evaluations = 0
         self._begun = self._ended = 0
         self._rejected: Counter[str] = Counter()
-        self._messages: dict[str, str] = {}
+        self._reasons = Reasons()
         self._lost: list[str] = []
         self._rejected_now: set[str] = set()
         self._not_finite: Counter[str] = Counter()
+        self._odd_values = Reasons()
         self._told = 0
         self._counted = np.zeros(N_COUNTS, np.int64)
         self._before = TALLY.copy()
@@ -147,19 +136,23 @@ class Recorder:
         """Record jobs that raised and whose proposal is rejected, or whose value is not finite."""
         for failure in incidents:
             if isinstance(failure, NotFinite):
-                self._not_finite[str(failure)] += 1
+                self._noted(failure)
                 continue
             job = f"job {failure.job} of {failure.function}"
             self._rejected[job] += 1
-            self._messages[job] = failure.exception
+            self._reasons.count(failure.function, failure.job, failure.exception, failure.kind)
             self._rejected_now.add(job)
+
+    def _noted(self, odd: NotFinite) -> None:
+        self._not_finite[str(odd)] += 1
+        self._odd_values.count(odd.function, odd.job, odd.value, odd.value)
 
     def gave(
         self, program: Program, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
     ) -> None:
         """Record which jobs' values of an evaluation are not finite, but for the rejected ones."""
-        if odd := not_finite(program, inputs, outputs, self._rejected_now):
-            self._not_finite.update(odd)
+        for odd in not_finite(program, inputs, outputs, self._rejected_now):
+            self._noted(odd)
         if self._rejected_now:
             self._rejected_now.clear()
 
@@ -174,11 +167,14 @@ class Recorder:
         count = sum(sum(counts.values()) for counts in serious)
         if count > self._told:
             self._told = count
-            _log.warning(
-                "Of %d evaluations of the pool, some gave no valid value:\n%s",
-                report.evaluations,
-                "\n".join(report.troubles()),
+            # Where there are no maps, a model's ODEs are counted all the same.
+            what = (
+                f"Of {report.evaluations} evaluations of the pool"
+                if report.evaluations
+                else (f"Of {report.solves} solves of ODEs")
             )
+            troubles = "\n".join(report.troubles())
+            _log.warning("%s, some gave no valid value:\n%s", what, troubles)
 
     def report(self) -> PoolReport:
         """Return the account so far."""
@@ -189,7 +185,7 @@ class Recorder:
             tuple(1e-9 * spent for spent in self._busy),
             self.hosts,
             dict(self._rejected),
-            dict(self._messages),
+            self._reasons.often(),
             solves,
             {
                 REASONS.get(number, f"of the solver's error {-number}"): times
@@ -198,4 +194,5 @@ class Recorder:
             },
             tuple(self._lost),
             dict(self._not_finite),
+            self._odd_values.often(),
         )

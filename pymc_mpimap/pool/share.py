@@ -10,7 +10,7 @@ import numpy as np
 from pymc_mpimap.blocks import Node, subtrees
 from pymc_mpimap.errors import JobError, JobFailure
 from pymc_mpimap.map import Map
-from pymc_mpimap.pool.failures import describe, from_job
+from pymc_mpimap.pool.failures import as_cause, describe, from_job
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.protocol import Parts
 from pymc_mpimap.signature import core_shape, packed_offsets
@@ -107,7 +107,9 @@ class Share:
         except BaseException as error:
             if not from_job(error, self.rank):
                 raise
-            raise JobError(self.failure(self.first, error, "loading the data of ")) from error
+            failed = error
+        failure = self.failure(self.first, failed, "loading the data of ")
+        raise JobError(failure) from as_cause(failed)
 
     def failure(self, job: int, error: BaseException, doing: str = "") -> JobFailure:
         """Describe what a job raised."""

@@ -24,7 +24,7 @@ from pytensor.configdefaults import config
 from pymc_mpimap.blocks import additions
 from pymc_mpimap.errors import Incident, JobError, NotFinite
 from pymc_mpimap.job.base import Job, Kernel, Thunk
-from pymc_mpimap.pool.failures import from_job
+from pymc_mpimap.pool.failures import as_cause, from_job, is_interrupt
 from pymc_mpimap.pool.levels import Levels
 from pymc_mpimap.pool.share import Share, output_shapes
 from pymc_mpimap.signature import packed_offsets
@@ -204,6 +204,7 @@ class Work:
         try:
             begun = perf_counter_ns()
             for k, stores in enumerate(self._stores):
+                failed = None
                 try:
                     thunk = thunks[k]
                     if thunk is None:
@@ -212,7 +213,9 @@ class Work:
                 except BaseException as error:
                     if not from_job(error, self.share.rank):
                         raise
-                    results = self._isolate(k, error, failures)
+                    failed = error
+                if failed is not None:
+                    results = self._isolate(k, failed, failures)
                 for i, result in enumerate(results):
                     how, place, steps = stores[i]
                     if how is COPY:
@@ -261,13 +264,13 @@ class Work:
                     error = again
             failure = share.failure(share.first + j, error)
             # An interrupt ends the sampling on whichever rank it is raised.
-            if share.map.on_error == "raise" or isinstance(error, KeyboardInterrupt):
-                raise JobError(failure) from error
+            if share.map.on_error == "raise" or is_interrupt(error):
+                raise JobError(failure) from as_cause(error)
             failures.append(failure)
             results.append(self._stand_in(j))
         if not failures and share.map.on_error == "raise":
             # Each job alone went well: what failed is the block, reported by its first job.
-            raise JobError(share.failure(share.first + start, failed)) from failed
+            raise JobError(share.failure(share.first + start, failed)) from as_cause(failed)
         outputs = []
         for i, slot in enumerate(share.map.job.outputs):
             column = [result[i] for result in results]

@@ -166,7 +166,9 @@ def test_report_counts_what_was_rejected():
     after = current_pool().report()
     counts = {k: v for k, v in after.rejected.items() if k not in before.rejected}
     assert counts == {"job 2 of my model": 3, "job 5 of my model": 1}
-    assert after.messages["job 2 of my model"] == "ValueError: the solver gave up"
+    assert [str(reason) for reason in after.reasons if reason.function == name] == [
+        "4 times: jobs 2 (3 times) and 5 (once) of my model: ValueError: the solver gave up"
+    ]
     assert after.evaluations - before.evaluations == 4
 
 

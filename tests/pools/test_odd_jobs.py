@@ -1,5 +1,6 @@
 """Jobs that raise or return what no job should: what is said, what is counted, what goes on."""
 
+import traceback
 import warnings
 
 import numba
@@ -23,6 +24,18 @@ class SpeechlessError(Exception):
         raise RuntimeError("no text")
 
     __repr__ = __str__
+
+
+class UntouchableError(Exception):
+    """Whatever is asked of it, it raises."""
+
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+    def __str__(self):
+        raise KeyboardInterrupt
+
+    __repr__ = __reduce__ = __reduce_ex__ = __str__
 
 
 class UnshowableError(Exception):
@@ -65,6 +78,25 @@ def chained():
         raise ValueError("then") from error
 
 
+def nameless():
+    """Of a class that could not be sent to another rank."""
+
+    class Kind(type):
+        @property
+        def __name__(cls):
+            raise RuntimeError("no name")
+
+        def __getattribute__(cls, name):
+            raise RuntimeError(name)
+
+    class NamelessError(Exception, metaclass=Kind):
+        @property
+        def __class__(self):
+            raise SystemExit(7)
+
+    raise NamelessError("why")
+
+
 def divides():
     with np.errstate(all="raise"):
         return np.array(1.0) / np.array(0.0)
@@ -77,6 +109,11 @@ ODD = {
         lambda: raises(SpeechlessError()),
         "SpeechlessError, whose text could not be had: its __str__ raised RuntimeError",
     ),
+    "untouchable": (
+        lambda: raises(UntouchableError()),
+        "UntouchableError, whose text could not be had: its __str__ raised KeyboardInterrupt",
+    ),
+    "nameless": (nameless, "NamelessError: why"),
     "unshowable": (lambda: raises(UnshowableError("why")), "UnshowableError: why"),
     "recursion": (lambda: down(0), "RecursionError: maximum recursion depth exceeded"),
     "numba": (lambda: compiled(1.0), "ValueError: from machine code"),
@@ -120,6 +157,7 @@ def test_whatever_is_raised_is_reported(odd):
         assert "test_odd_jobs.py" in failure.traceback
         assert len(failure.exception) < 600
         assert len(failure.traceback) < 21_000
+        assert "JobError" in "".join(traceback.format_exception(caught.value))
     assert_same_bits(function([]), GOOD)
     rejecting = build(bad_job, on_error="reject", name=f"odd {odd}")
     values, gradient = rejecting([2, N - 1])
@@ -128,7 +166,34 @@ def test_whatever_is_raised_is_reported(odd):
     assert_same_bits(rejecting([]), GOOD)
     report = current_pool().report()
     assert report.rejected[f"job 2 of odd {odd}"] == 1
-    assert report.messages[f"job {N - 1} of odd {odd}"].startswith(said)
+    (reason,) = (reason for reason in report.reasons if reason.function == f"odd {odd}")
+    assert reason.text.startswith(said)
+    assert reason.jobs == {2: 1, N - 1: 1}
+
+
+def test_each_reason_is_counted_on_whatever_rank():
+    """Three times the usual one and once a rare one, of one job and of the last."""
+    errors = [ZeroDivisionError("division by zero"), MemoryError(), ValueError("at 1.5")]
+
+    @numeric_job(derivatives=None)
+    def fails(theta, job, which):
+        if which:
+            raise errors[which - 1]
+        return theta
+
+    which = pt.lvector("which", shape=(N,))
+    name = f"fails by reason on {ranks()}"
+    total = map_rect(fails, 1.0, N, which, on_error="reject", name=name).sum()
+    function = pytensor.function([which], total)
+    for k in (1, 1, 2, 1):
+        assert function(np.where(np.isin(np.arange(N), [0, N - 1]), k, 0)) == -np.inf
+    function(np.eye(N, dtype=int)[3] * 3)
+    mine = [reason for reason in current_pool().report().reasons if reason.function == name]
+    assert [(reason.text, reason.times, reason.jobs) for reason in mine] == [
+        ("ZeroDivisionError: division by zero", 6, {0: 3, N - 1: 3}),
+        ("MemoryError", 2, {0: 1, N - 1: 1}),
+        ("ValueError: at 1.5", 1, {3: 1}),
+    ]
 
 
 def test_a_traceback_shows_its_causes():
@@ -269,8 +334,7 @@ def test_what_kept_proposals_from_being_taken_is_told_at_the_end(caplog):
         assert caplog.messages == []
     told = (
         "Of 2 evaluations of the pool, some gave no valid value:\n"
-        "  rejected 2 times: job 1 of told: ValueError: no\n"
-        "  rejected once: job 2 of told: ValueError: no"
+        "  rejected 3 times: jobs 1 (2 times) and 2 (once) of told: ValueError: no"
     )
     assert caplog.messages == [told]
     with pool:
