@@ -1,16 +1,24 @@
-"""MapRectOp under the JAX linker: a host callback to the pool in force."""
+"""MapRectOp under the JAX linker: a host callback to the pool in force.
+
+Samplers that derive by JAX itself, NumPyro's and BlackJAX's, get the derivatives that PyTensor has:
+the pullback of the maps, which are maps again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from pytensor.compile.mode import JAX
+from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply
+from pytensor.graph.fg import FunctionGraph
+from pytensor.graph.null_type import NullType
 from pytensor.link.jax.dispatch import jax_funcify
 
-from pymc_mpimap.errors import InputError
+from pymc_mpimap.errors import DerivativeError, InputError
 from pymc_mpimap.op import MapRectOp, evaluate_op
 from pymc_mpimap.signature import core_shape
 
@@ -38,7 +46,45 @@ def _funcify(op: MapRectOp, node: Apply, **_: Any) -> Callable[..., Any]:
         outputs = jax.pure_callback(host, results, *inputs, vmap_method="sequential")
         return outputs[0] if len(outputs) == 1 else outputs
 
-    return map_rect
+    def forward(*primals: Any) -> Any:
+        values = tuple(primal.value for primal in primals)
+        # Which derivatives are asked for travels as the structure of a tree: None or ().
+        asked = tuple(() if primal.perturbed else None for primal in primals)
+        return map_rect(*values), (values, asked)
+
+    def backward(kept: Any, cotangents: Any) -> Any:
+        values, asked = kept
+        given = cotangents if isinstance(cotangents, tuple) else (cotangents,)
+        return _pull_back(op, node, values, [i for i, a in enumerate(asked) if a == ()], given)
+
+    differentiable = jax.custom_vjp(map_rect)
+    differentiable.defvjp(forward, backward, symbolic_zeros=True)
+    return differentiable
+
+
+def _pull_back(
+    op: MapRectOp, node: Apply, values: Sequence[Any], asked: Sequence[int], cotangents: Any
+) -> tuple[Any, ...]:
+    """Return the cotangents of the inputs that were asked for; None for others, and for zeros."""
+    inputs = [variable.type() for variable in node.inputs]
+    outputs = op.make_node(*inputs).outputs
+    given = {
+        k: cotangent
+        for k, cotangent in enumerate(cotangents)
+        if not isinstance(cotangent, jax.custom_derivatives.SymbolicZero)
+    }
+    variables: dict[int, Any] = {k: outputs[k].type() for k in given}
+    pulled = op.pullback(
+        inputs, outputs, [variables.get(k, DisconnectedType()()) for k in range(len(outputs))]
+    )
+    for i in asked:
+        if isinstance(pulled[i].type, NullType):
+            raise DerivativeError(pulled[i].type.why_null)
+    wanted = [i for i in asked if not isinstance(pulled[i].type, DisconnectedType)]
+    graph = FunctionGraph([*inputs, *variables.values()], [pulled[i] for i in wanted])
+    JAX.optimizer.rewrite(graph)
+    results = dict(zip(wanted, jax_funcify(graph)(*values, *given.values()), strict=True))
+    return tuple(results.get(i) for i in range(len(inputs)))
 
 
 def _shapes(
