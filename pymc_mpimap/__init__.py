@@ -5,7 +5,8 @@ import pymc_mpimap.inner_graphs
 import pymc_mpimap.ode.dispatch
 import pymc_mpimap.ode.merge
 import pymc_mpimap.rewriting
-import pymc_mpimap.summing  # noqa: F401 # they register themselves with PyTensor
+import pymc_mpimap.samplers.guards
+import pymc_mpimap.summing  # noqa: F401 # they register themselves with PyTensor and Python
 from pymc_mpimap.api import map_rect
 from pymc_mpimap.draws.disk import disk_trace, read_draws
 from pymc_mpimap.errors import (

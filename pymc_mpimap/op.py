@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, override
@@ -19,6 +18,7 @@ from pymc_mpimap.job.base import Job
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.current import current_pool
 from pymc_mpimap.pool.program import Program
+from pymc_mpimap.pool.unseen import tell, without_caller
 from pymc_mpimap.reals import real_array
 
 __all__ = ["MapRectOp"]
@@ -305,8 +305,8 @@ def evaluate_op(op: MapRectOp, inputs: Sequence[np.ndarray]) -> list[np.ndarray]
     ]
     try:
         return pool.evaluate(op.program, arrays)
-    except Exception as error:
-        foreign = threading._DummyThread  # noqa: SLF001 # there is no public name for it
-        if isinstance(threading.current_thread(), foreign):
-            pool.escalate(error)  # A thread of compiled code: nobody there would see it.
+    except BaseException as error:
+        foreign = without_caller()
+        if not tell(error, op, foreign=foreign) and foreign:
+            pool.escalate(error)
         raise

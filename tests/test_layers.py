@@ -28,7 +28,7 @@ LAYERS = [
     ["data", "local_data", "job"],
     ["map", "pool"],
     ["op"],
-    ["inner_graphs", "rewriting", "summing", "dispatch"],
+    ["inner_graphs", "rewriting", "summing", "dispatch", "samplers"],
     ["arguments", "trace", "api", "ode", "draws", "chains", "diagnostics"],
     ["testing", "bench", "__main__", "__init__"],
 ]

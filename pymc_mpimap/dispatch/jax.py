@@ -20,6 +20,7 @@ from pytensor.link.jax.dispatch import jax_funcify
 
 from pymc_mpimap.errors import DerivativeError, InputError
 from pymc_mpimap.op import MapRectOp, evaluate_op
+from pymc_mpimap.samplers.jax import stand_in
 from pymc_mpimap.signature import core_shape
 
 __all__: list[str] = []
@@ -41,7 +42,10 @@ def _funcify(op: MapRectOp, node: Apply, **_: Any) -> Callable[..., Any]:
                 np.asarray(value, dtype=kind.dtype)
                 for value, kind in zip(values, input_types, strict=True)
             ]
-            return tuple(evaluate_op(op, arrays))
+            try:
+                return tuple(evaluate_op(op, arrays))
+            except BaseException as error:
+                raise stand_in(error) from error
 
         outputs = jax.pure_callback(host, results, *inputs, vmap_method="sequential")
         return outputs[0] if len(outputs) == 1 else outputs

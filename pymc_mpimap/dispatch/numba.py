@@ -18,6 +18,7 @@ from pytensor.link.numba.dispatch.basic import (
 )
 
 from pymc_mpimap.op import MapRectOp, evaluate_op
+from pymc_mpimap.pool.unseen import without_caller
 
 __all__: list[str] = []
 
@@ -42,10 +43,24 @@ def _number(op: MapRectOp) -> int:
         return _numbers[op]
 
 
-def _call(number: int, *inputs: np.ndarray) -> Any:
-    outputs = evaluate_op(_ops[number], inputs)
-    outputs = [_in_c_order(output) for output in outputs]
-    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+def _call(number: int, *inputs: np.ndarray) -> tuple[Any, bool]:
+    """Return an Op's outputs, and whether it failed with nobody but compiled code to hear of it.
+
+    An exception that leaves object mode is lost there: Numba has no account of it, so a ``try`` in
+    compiled code, as around nutpie's densities, reads what was never written. That ended the
+    process. So compiled code is told, and raises an exception that it knows.
+    """
+    op = _ops[number]
+    try:
+        outputs = [_in_c_order(output) for output in evaluate_op(op, inputs)]
+        failed = False
+    except BaseException:
+        if not without_caller():
+            raise
+        kinds: list[Any] = [kind for m in op.maps for kind in m.output_types()]
+        outputs = [np.empty((0,) * kind.ndim, kind.dtype) for kind in kinds]
+        failed = True
+    return (outputs[0] if len(outputs) == 1 else tuple(outputs)), failed
 
 
 def _in_c_order(array: np.ndarray) -> np.ndarray:
@@ -63,10 +78,12 @@ def _funcify(op: MapRectOp, node: Apply, **_: Any) -> tuple[Callable[..., Any], 
 
     @numba_njit
     def map_rect(*inputs):  # type: ignore[no-untyped-def] # numba infers the types
-        with numba.objmode(result=returned):
-            result = _call(number, *inputs)
-        return result  # noqa: RET504 # numba takes no return from within objmode
+        with numba.objmode(result=returned, failed=numba.types.boolean):
+            result, failed = _call(number, *inputs)
+        if failed:
+            raise RuntimeError("a job raised")
+        return result
 
     # The key is a file name too: a digest, however many outputs there are.
-    key = blake2b(f"1 {number} {returned}".encode(), digest_size=16).hexdigest()
+    key = blake2b(f"2 {number} {returned}".encode(), digest_size=16).hexdigest()
     return map_rect, f"pymc_mpimap-{key}"

@@ -6,7 +6,8 @@ import _thread
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Set as AbstractSet
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -75,21 +76,25 @@ class Pool(ABC):
         """Return what the pool has done so far, as an object that prints well."""
 
     _swallowed: BaseException | None = None
+    _interrupted: AbstractSet[str] = frozenset()
 
-    def escalate(self, error: Exception) -> None:
+    def escalate(self, error: BaseException) -> None:
         """Make an error known that was raised where no Python caller can see it.
 
-        nutpie's chains are threads of its own, in which an exception only rejects the proposal.
-        The sampler is interrupted, as by Ctrl-C, so that it returns the draws so far; leaving the
-        pool's ``with`` block then raises the error.
+        That is what is left where compiled code evaluates in threads of its own, and it is not
+        known of which sampler they are. The main thread is interrupted, as by Ctrl-C, so that it
+        ends the sampler; leaving the pool's ``with`` block then raises the error.
         """
+        if str(threading.get_native_id()) in self._interrupted:
+            return  # It is about to end. Threads that come later are another call's.
+        self._interrupted = _threads()
         if self._swallowed is None:
             self._swallowed = error
-            _thread.interrupt_main()  # first, as the warning may be made an error
-            warnings.warn(f"sampling is interrupted, because {error}", MapRectWarning, stacklevel=2)
+        _thread.interrupt_main()  # first, as the warning may be made an error
+        warnings.warn(f"sampling is interrupted, because {error}", MapRectWarning, stacklevel=2)
 
     def __enter__(self) -> Self:
-        self._swallowed = None
+        self._swallowed, self._interrupted = None, frozenset()
         with _lock:
             _entered.append(self)
         return self
@@ -109,3 +114,13 @@ class Pool(ABC):
 def innermost_pool() -> Pool | None:
     """Return the pool that was entered last and not left yet."""
     return _entered[-1] if _entered else None
+
+
+def _threads() -> AbstractSet[str]:
+    """Return the system's numbers of the threads that this process has."""
+    tasks = Path("/proc/self/task")
+    return (
+        {task.name for task in tasks.iterdir()}
+        if tasks.exists()
+        else {str(threading.get_native_id())}
+    )

@@ -217,3 +217,44 @@ def test_reject_of_one_map_leaves_another_alone():
     total = first.sum() + second.sum()
     result = evaluate([first, second, pt.grad(total, theta)], {theta: 1.0})
     assert_same_bits(result, [np.array([1.0, -np.inf, 3.0]), jobs + 1, np.array(4.0 + 3.0)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["nutpie", "nutpie by JAX", "a function by JAX"])
+@pytest.mark.parametrize("bad", [0, N - 1])
+# ArviZ finds more chains than draws where a run has just begun.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_error_of_any_rank_reaches_the_user_past_a_sampler(way, bad):
+    """Each time, and the ranks go on: compiled code takes an exception for a bad proposal."""
+    import pymc as pm
+
+    @numeric_job
+    def fragile(mu, job):
+        if job == bad and mu > 1:
+            raise ZeroDivisionError
+        return -0.5 * (mu - 3) ** 2, 3 - mu
+
+    with pm.Model() as model:
+        mu = pm.Normal("mu", 0, 10, initval=0.5)
+        pm.Potential("y", map_rect(fragile, mu, np.arange(float(N))).sum())
+    if way.startswith("nutpie"):
+        import nutpie
+
+        compiled = nutpie.compile_pymc_model(model, backend="jax" if "JAX" in way else "numba")
+        options = {"chains": 2, "cores": 2, "draws": 200, "tune": 100, "progress_bar": False}
+
+        def run(seed):
+            nutpie.sample(compiled, seed=seed, **options)
+    else:
+        logp = model.compile_logp(mode="JAX")
+
+        def run(seed):
+            logp({"mu": np.array(1.0 + seed)})
+
+    for seed in (1, 2):
+        with pytest.raises(JobError, match="ZeroDivisionError") as caught:
+            run(seed)
+        failure = caught.value.failure
+        assert (failure.job, failure.rank) == (bad, 0 if bad == 0 else ranks() - 1)
+        value = model.compile_logp()({"mu": np.array(1.0)})
+        assert value == pytest.approx(-0.5 * 4 * N - 0.005 - np.log(10 * np.sqrt(2 * np.pi)))
