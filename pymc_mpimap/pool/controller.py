@@ -199,7 +199,7 @@ class Controller:
         if self._schedule.over() is not Step.RETURN:
             return None
         if failed:
-            raise min(failed, key=lambda error: error.failure.job)
+            raise _first(failed)
         assignment.warm = True
         if moved or assignment.branches:
             assignment.received(busy)
@@ -357,3 +357,12 @@ class Controller:
             recorder.counted(counted - TALLY)
 
         self._hand_out(assignment, leaders, Command.COMPILE, recorder, warm)
+
+
+def _first(failed: Sequence[JobError]) -> JobError | PoolError:
+    """Return the error of the lowest job, or for which a rank refuses the program."""
+    error = min(failed, key=lambda error: error.failure.job)
+    failure = error.failure
+    if failure.job < 0 and failure.kind == PoolError.__name__:
+        return PoolError(failure.exception.partition(": ")[2])
+    return error
