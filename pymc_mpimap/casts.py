@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pymc_mpimap.errors import MapRectWarning
 from pymc_mpimap.refusal import NotRealError
+from pymc_mpimap.version import PACKAGE
 
 __all__ = ["exactly", "warn_of_rounding"]
 
@@ -66,5 +66,5 @@ def warn_of_rounding(name: str, value: Any, dtype: Any) -> None:
     warnings.warn(
         f"{name}: numbers lose digits as {dtype}, as {value!r:.60} does",
         MapRectWarning,
-        skip_file_prefixes=(str(Path(__file__).parent),),
+        skip_file_prefixes=(str(PACKAGE),),
     )

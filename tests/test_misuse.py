@@ -183,7 +183,7 @@ def test_other_code_on_another_rank(folders, tmp_path):
     assert re.search(said, result.stderr), result.stderr
     result = run(([folders / "late.py", here], {}), ([folders / "late.py", there], {}))
     assert result.returncode != 0
-    assert re.search(rf"^pymc_mpimap\.errors\.{said}", result.stderr, re.M), result.stderr
+    assert re.search(rf"^pymc_mpimap\.errors\.{said}", result.stderr, re.MULTILINE), result.stderr
     result = run(([folders / "early.py", here], {}), ([folders / "late.py", here], {}))
     assert result.returncode != 0
     said = r"PoolError: rank 1 on \S+ runs \S+/late.py, but rank 0 on \S+ runs \S+/early.py, and"

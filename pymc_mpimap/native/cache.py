@@ -11,18 +11,26 @@ from numba import cfunc
 from pytensor.configdefaults import config
 from pytensor.link.numba.cache import CACHED_SRC_FUNCTIONS
 
+from pymc_mpimap.version import PACKAGE
+
 __all__ = ["compiled_callback", "is_caching", "stamp"]
 
 
-def stamp(file: str) -> str:
-    """Return a digest of all sources in a file's folder, and in this one.
+def stamp(folder: str) -> str:
+    """Return a digest of all sources of a folder of the package, and of this module's folder.
 
-    numba looks at the file of a function alone, but compiles what it calls into it. Where the
+    Numba looks at the file of a function alone, but compiles what it calls into it. Where the
     stamp is part of a key, the old code is not found when anything has changed.
+
+    Parameters
+    ----------
+    folder : str
+        Its name within the package; all folders below it are covered.
     """
-    folders = [Path(file).parent, Path(__file__).parent]
-    sources = [path.read_bytes() for folder in folders for path in sorted(folder.glob("*.py"))]
-    return sha256(b"".join(sources)).hexdigest()
+    folders = [PACKAGE / folder, PACKAGE / Path(__file__).parent.name]
+    files = [path for each in folders for path in sorted(each.rglob("*.py"))]
+    parts = [part for p in files for part in (str(p.relative_to(PACKAGE)).encode(), p.read_bytes())]
+    return sha256(b"\0".join(parts)).hexdigest()
 
 
 def is_caching() -> bool:

@@ -9,7 +9,7 @@ from pymc_mpimap.native import cache
 
 __all__ = ["STAMP", "compiled_callback"]
 
-STAMP = cache.stamp(__file__)
+STAMP = cache.stamp("ode")
 """Part of each key in a cache."""
 
 

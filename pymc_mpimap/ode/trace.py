@@ -33,6 +33,7 @@ from pymc_mpimap.ode.scalarize import (
 from pymc_mpimap.ode.traced_array import NotTraceableError, TracedArray, plain
 from pymc_mpimap.structure import NOTHING, Structure
 from pymc_mpimap.trace import closure, refuse_constants
+from pymc_mpimap.version import PACKAGE
 
 __all__ = ["ScalarSystem", "trace_system"]
 
@@ -229,7 +230,7 @@ def _refuse_randomness(output: Variable, newest: int, rhs: Rhs, name: str) -> No
 
 # Frames of these are not the user's own.
 _LIBRARIES = (
-    f"{Path(__file__).parents[1]}{os.sep}",
+    f"{PACKAGE}{os.sep}",
     *(f"{Path(str(m.__file__)).parent}{os.sep}" for m in (np, pytensor, scipy)),
     functools.__file__,
 )

@@ -20,7 +20,7 @@ from typing import Self
 
 from pymc_mpimap.errors import PoolError
 from pymc_mpimap.pool.settings import fixed_settings
-from pymc_mpimap.version import __version__
+from pymc_mpimap.version import PACKAGE, __version__
 
 __all__ = ["Place", "Portrait", "check_agreement", "check_sources", "loaded_sources", "new_seal"]
 
@@ -29,8 +29,6 @@ _PACKAGES = (
     "pytensor", "numpy", "scipy", "numba", "llvmlite", "cloudpickle", "pymc", "sundials4py", "jax",
     "jaxlib",
 )  # fmt: skip
-
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 _NOT_INSTALLED = "not installed"
 
@@ -148,8 +146,8 @@ def _digest(content: bytes) -> str:
 
 
 def _digest_of_package() -> str:
-    files = sorted(_PACKAGE.rglob("*.py"))
-    parts = [(str(file.relative_to(_PACKAGE)).encode(), file.read_bytes()) for file in files]
+    files = sorted(PACKAGE.rglob("*.py"))
+    parts = [(str(file.relative_to(PACKAGE)).encode(), file.read_bytes()) for file in files]
     return _digest(b"\0".join(part for name_and_content in parts for part in name_and_content))
 
 
@@ -160,7 +158,7 @@ def _script() -> tuple[str, str] | None:
         return name, _digest(sys.orig_argv[sys.orig_argv.index("-c") + 1].encode())
     path = Path(name)
     try:
-        if not path.is_file() or _PACKAGE in path.resolve().parents or _installed(name):
+        if not path.is_file() or PACKAGE.resolve() in path.resolve().parents or _installed(name):
             return None
         return str(path.resolve()), _digest(path.read_bytes())
     except OSError:

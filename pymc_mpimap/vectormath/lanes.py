@@ -23,7 +23,7 @@ from pymc_mpimap.native.memory import Buffer, call_with, doubles, symbol, words
 __all__ = ["STAMP", "sum_of_rows", "sum_of_stack"]
 
 _LANES = 64
-STAMP = stamp(__file__)
+STAMP = stamp("vectormath")
 """Of all the code that sums are compiled from."""
 _options: Any = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _jitted: Any = numba.njit(**_options)
