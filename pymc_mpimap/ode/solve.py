@@ -112,7 +112,8 @@ def solve_ivp(
         ``rhs(t, y, params)``, or ``rhs(t, y)`` where there are no parameters, returns dy/dt as a
         list or vector. It is called once, with symbols, and may use NumPy's or PyTensor's
         functions and whatever it closes over. Where the values decide, it takes `numpy.where` or
-        `pytensor.tensor.switch` instead of ``if``.
+        `pytensor.tensor.switch` instead of ``if``. Another order of the arguments, as in
+        ``rhs(y, t, params)``, is refused where their names tell it.
     t0 : scalar
         The initial time.
     y0 : vector or list of scalars, (n_states,)
@@ -192,6 +193,7 @@ def solve_ivp(
         )
     if in_force(method) != method:
         _warn_of_missing_sundials(method)
+    t0, ts = _number(t0, "t0", name, 0), _number(ts, "ts", name, 1)
     y0 = _initial_states(y0, name)
     n_states = y0.type.shape[0]
     tolerance = _tolerances(rtol, atol, n_states, name)
@@ -223,9 +225,9 @@ def solve_ivp(
         name,
     )
     inputs = [
-        _number(t0, "t0", name, 0),
+        t0,
         y0,
-        _number(ts, "ts", name, 1),
+        ts,
         times_of_breaks,
         *values,
         *step_times,

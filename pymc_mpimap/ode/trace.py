@@ -23,6 +23,7 @@ from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.errors import InputError
+from pymc_mpimap.ode.argument_order import another_order
 from pymc_mpimap.ode.scalarize import (
     Elements,
     NotScalarError,
@@ -78,6 +79,11 @@ def trace_system(
     >>> float(system.derivatives[0].eval({k: 2.0, y: 3.0}))
     -6.0
     """
+    if (order := another_order(rhs)) is not None:
+        raise InputError(
+            f"{name} {order}, but is called as {name}(t, y, params): the time first, then the "
+            f"states, then the parameters{_defined_at(rhs)}"
+        )
     t = pt.dscalar("t")
     states = _scalars("y", (n_states,))
     y = TensorType("float64", (n_states,))("y")
@@ -354,5 +360,8 @@ _MENDS = {
     "function": {r"": "Write it with other functions of NumPy, or with those of pytensor.tensor"},
     "objects": {r"": "Join values by np.stack([...]) or pt.stack([...]), not by np.array([...])"},
     "shape": {r"": "Choose by np.where, not by an index, so that the shape is always the same"},
-    "other": {r"": "It must work for y a float array of the shape of y0, parameters as given"},
+    "other": {
+        r"": "It is called as rhs(t, y, params), and must work for y a float array of the shape of "
+        "y0, with the parameters as given"
+    },
 }
