@@ -36,7 +36,11 @@ class TestJacobian:
         return entries
 
     @pytest.mark.parametrize(
-        "name", ["matrices", "np.maximum", "where", "in_object_array", "loops", "dosing", "inner"]
+        "name",
+        [
+            *("matrices", "np.maximum", "where", "in_object_array", "loops", "dosing", "inner"),
+            *("np.clip one side", "integers", "any"),
+        ],
     )
     def test_is_exact(self, name):
         self.check(FUNCTIONS[name], Y, PARAMS)
