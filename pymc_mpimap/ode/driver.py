@@ -9,15 +9,19 @@ from numba import njit, types
 
 from pymc_mpimap.native.memory import compact, doubles, increase, words
 from pymc_mpimap.ode.cache import compiled_callback
-from pymc_mpimap.ode.handle import TALLY, USER, VALUES, acquire, give_back
-from pymc_mpimap.ode.layout import ATOL as ATOL_AT
+from pymc_mpimap.ode.faults import number_of, ordered, place_of
+from pymc_mpimap.ode.handle import REACHED, TALLY, USER, VALUES, acquire, give_back
+from pymc_mpimap.ode.layout import ATOL as ATOL_AT, FAULT_STATE, FAULT_TIME, FAULT_VALUE
+from pymc_mpimap.ode.memory import apart
 from pymc_mpimap.ode.request import (
     AMOUNTS,
     ATOL,
     COLUMNS,
     DOSES,
+    FREE,
     INITIAL_STATES,
     INITIAL_TIME,
+    KEY,
     LEAF,
     LEAVES,
     METHOD,
@@ -105,6 +109,25 @@ def _count_discontinuities(q: Any, t: Any) -> Any:
     return n_times, n_values, n_doses
 
 
+@njit(error_model="numpy")
+def _count_failure(t: Any, flag: Any, memory: Any, width: Any) -> None:
+    """Count a failure, and where it was if that is known; see `tally`."""
+    apart()
+    h = words(memory)
+    u, bits = doubles(h[USER]), words(h[USER])
+    tally, reached = words(t[RECORD])[TALLY], doubles(memory)[REACHED]
+    number = number_of(flag, u, reached, doubles(h[VALUES]), width, t[N_STATES])
+    increase(tally + 8 * number, 1)
+    key = t[KEY] + int(u[FAULT_STATE])
+    place = place_of(number, u, key)
+    if place:
+        increase(tally + 8 * place, 1)
+        increase(tally + 8 * place + 8, key)
+        increase(tally + 8 * place + 16, key * key)
+        increase(tally + 8 * place + 24, ordered(bits[FAULT_TIME]))
+        increase(tally + 8 * place + 32, ordered(bits[FAULT_VALUE]))
+
+
 # Inlined by numba: as a function of its own, all that it calls would be optimized once more.
 @njit(error_model="numpy", inline="always")
 def _solve(q: Any, t: Any, width: Any, scheduled: Any, with_bdf: Any) -> Any:
@@ -121,7 +144,9 @@ def _solve(q: Any, t: Any, width: Any, scheduled: Any, with_bdf: Any) -> Any:
         return SIZES
     amounts = NONE if t[AMOUNTS] == NONE else first_column(q, t[AMOUNTS])
     columns = words(q[TABLE] + 8 * t[COLUMNS])
-    shape = Shape(n, width, n_parameters, columns, t[INITIAL_STATES], t[INITIAL_TIME], amounts)
+    free = words(q[TABLE] + 8 * t[FREE])
+    initial = t[INITIAL_STATES], t[INITIAL_TIME]
+    shape = Shape(n, width, n_parameters, columns, *initial, amounts, free)
     # In the parameters' memory, behind them: what is made of the inputs for this job.
     n_u = room(n, width, n_parameters, n_stepped, n_doses)
     n_stops = size(q, BREAKS) + 2 * n_doses + n_step_times + 1
@@ -160,10 +185,9 @@ def _solve(q: Any, t: Any, width: Any, scheduled: Any, with_bdf: Any) -> Any:
         for i in range(n):
             u[int(u[ATOL_AT]) + i] = settings[t[ATOL] + i]
         flag = integrate(q, t, memory, shape, schedule, doubles(stops), with_bdf)
-        tally = words(record)[TALLY]
-        increase(tally, 1)
+        increase(words(record)[TALLY], 1)
         if flag < 0:
-            increase(tally + 8 * min(-flag, N_COUNTS - 1), 1)
+            _count_failure(t, flag, memory, width)
             store_nan(q, t, size(q, TS) * n)
     give_back(record, memory)
     return amiss

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 __all__ = [
     "ATOL",
+    "FAULT",
+    "FAULT_STATE",
+    "FAULT_TIME",
+    "FAULT_VALUE",
     "FIRST",
     "LAST",
     "N_INPUTS",
@@ -18,10 +22,12 @@ __all__ = [
 ]
 
 # SUNDIALS hands one pointer on to what it calls: the parameters, a vector of doubles. After the
-# numbers here come the parameters themselves from PARAMETERS on, the constant inputs of the states
-# (infusions), the columns of the stepped parameters, the absolute tolerance of each state and the
-# scale of each column, and for each infusion that has a column its state, column and strength.
-FIRST, LAST, N_STATES, WIDTH, RTOL, ATOL, N_INPUTS, PART, PARAMETERS = range(9)
+# numbers here, the last of which are of the latest fault (see `faults`), come the parameters
+# themselves from PARAMETERS on, the constant inputs of the states (infusions), the columns of the
+# stepped parameters, the absolute tolerance of each state and the scale of each column, and for
+# each infusion that has a column its state, column and strength.
+FIRST, LAST, N_STATES, WIDTH, RTOL, ATOL, N_INPUTS, PART = range(8)
+FAULT, FAULT_STATE, FAULT_TIME, FAULT_VALUE, PARAMETERS = range(8, 13)
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,10 @@ TABLE, N_JOBS, SLOTS = range(3)
     COLUMNS,
     OUTPUTS,
     LEAVES,
-) = range(22)
-N_NUMBERS = 22
+    FREE,
+    KEY,
+) = range(24)
+N_NUMBERS = 24
 
 NONE = -1
 """No such input, output or column."""

@@ -49,6 +49,8 @@ class ScalarSystem:
     closure : tuple of Variable
         The outer variables that the function closes over, of any shape; their elements are the
         last ``len(closure)`` entries of `leaves`, in this order.
+    names : tuple of str
+        What the function calls its states, where that is known.
     """
 
     t: Variable
@@ -56,6 +58,7 @@ class ScalarSystem:
     leaves: tuple[tuple[Variable, ...], ...]
     derivatives: tuple[Variable, ...]
     closure: tuple[Variable, ...]
+    names: tuple[str, ...] = ()
 
 
 class NotScalarError(Exception):

@@ -92,6 +92,8 @@ class Shape(NamedTuple):
         The column of each parameter.
     initial_states, initial_time, amounts : int
         The first column of each.
+    free : array of int, (n_states,)
+        Which initial states are no constants.
     """
 
     n_states: Any
@@ -101,6 +103,7 @@ class Shape(NamedTuple):
     initial_states: Any
     initial_time: Any
     amounts: Any
+    free: Any
 
 
 PROBLEMS = (
@@ -223,7 +226,7 @@ def prepare(u: Any, y: Any, shape: Any, y0: Any, p: Any, rtol: Any, schedule: An
         y[i * width] = y0[i]
         if shape.initial_states >= 0:
             u[scale + shape.initial_states + i] = 1.0 / max(1.0, abs(y0[i]))
-            y[i * width + shape.initial_states + i] = 1.0
+            y[i * width + shape.initial_states + i] = 1.0 if shape.free[i] else 0.0
     if schedule is None:
         return
     if shape.amounts >= 0:

@@ -10,7 +10,8 @@ import numpy as np
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
 from pymc_mpimap.ode.callbacks import Callbacks
-from pymc_mpimap.ode.layout import ATOL
+from pymc_mpimap.ode.faults import number_of, ordered, place_of
+from pymc_mpimap.ode.layout import ATOL, FAULT_STATE, FAULT_TIME, FAULT_VALUE
 from pymc_mpimap.ode.methods import SCIPY
 from pymc_mpimap.ode.schedule import (
     PROBLEMS,
@@ -27,22 +28,44 @@ from pymc_mpimap.ode.schedule import (
     room,
 )
 from pymc_mpimap.ode.system import BREAKS, T0, TS, Y0, Solve
-from pymc_mpimap.tally import TALLY
+from pymc_mpimap.tally import PLACE, TALLY, register_states
 
 __all__ = ["solve_with_scipy"]
 
 EVALUATIONS_A_STEP = 20
 """SciPy counts no steps: so many evaluations of the right-hand side stand for one."""
 
+TOO_MANY_STEPS, STEP_TOO_SMALL, NOT_FINITE = -1, -3, -10
+
+STEEP, FAR = 1e100, 1e60
+"""A slope that no step is short enough for, and a state that it leads to. SciPy has no other way to
+say that the right-hand side fails, as Radau raises where it is not finite."""
+
+IMPLICIT = ("BDF", "Radau", "LSODA")
+"""SciPy's methods that take the Jacobian."""
+
 
 class _FailedError(Exception):
-    """The solve fails, with SUNDIALS' number of the reason."""
+    """The solve fails, with SUNDIALS' number of the reason, at a time that had been reached."""
+
+
+def _count_failure(failed: _FailedError, u: np.ndarray, y: np.ndarray, first: int) -> None:
+    """Count a failure, and where it was if that is known; see `tally`."""
+    flag, reached = failed.args
+    number = number_of(flag, u, reached, y.ravel(), y.shape[1], len(y))
+    TALLY[number] += 1
+    key = first + int(u[FAULT_STATE])
+    if place := place_of(number, u, key):
+        time, value = (ordered(u.view(np.int64)[k]) for k in (FAULT_TIME, FAULT_VALUE))
+        TALLY[place : place + PLACE] += [1, key, key * key, time, value]
 
 
 @cache
-def _right_hand_side(solve: Solve) -> Any:
-    """Return ``f(t, y, parameters, dy)`` with these sensitivities, compiled."""
-    return Callbacks(solve.system.thaw(), solve.layout, implicit=False).step
+def _functions(solve: Solve) -> tuple[Any, Any]:
+    """Return ``f(t, y, parameters, dy)`` with these sensitivities, and the states' Jacobian."""
+    implicit = SCIPY[solve.system.method] in IMPLICIT
+    callbacks = Callbacks(solve.system.thaw(), solve.layout, implicit=implicit)
+    return callbacks.step, callbacks.fill
 
 
 def solve_with_scipy(solve: Solve, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -80,7 +103,7 @@ def solve_with_scipy(solve: Solve, inputs: Sequence[np.ndarray]) -> list[np.ndar
             slopes=slopes,
         )
     except _FailedError as failed:
-        TALLY[-failed.args[0]] += 1
+        _count_failure(failed, u, y, register_states(system.name, system.states))
         result[:] = slopes[:] = np.nan
     outputs = [result[:, :, 0].copy()]
     for i in solve.wrt:
@@ -109,17 +132,18 @@ def _solve(
     flat = y.ravel()
     stops = np.empty(schedule.n_breaks + 2 * schedule.n_doses + schedule.n_step_times + 1)
     stops = stops[: boundaries(stops, t0, ts[-1] if len(ts) else t0, schedule)]
-    step, system = _right_hand_side(solve), solve.system
+    (step, fill), system = _functions(solve), solve.system
     left = EVALUATIONS_A_STEP * system.max_steps * max(1, len(ts))
 
     def rhs(t: float, y: np.ndarray) -> np.ndarray:
         nonlocal left
         left -= 1
         if left < 0:
-            raise _FailedError(-1)
+            raise _FailedError(TOO_MANY_STEPS, t)
+        y = np.ascontiguousarray(y)
         dy = np.empty_like(y)
         if step(t, y, u, dy) != 0:
-            raise _FailedError(-10)
+            raise _FailedError(NOT_FINITE, t)
         return dy
 
     def store(k: int, t: float) -> int:
@@ -139,16 +163,34 @@ def _solve(
     for stop in stops:
         enter(u, shape, schedule, now, stop)
         inside = np.unique(ts[(ts > now) & (ts < stop)])
-        for t, states in _segment(solve, rhs, y, (now, stop), np.append(inside, stop), atol=atol):
+        times = np.append(inside, stop)
+        functions = rhs, _jacobian(fill, u, shape)
+        for t, states in _segment(solve, functions, y, (now, stop), times, atol=atol):
             y[:] = states.reshape(y.shape)
             k = store(k, t)
         now = stop
         dose(flat, shape, schedule, now)
 
 
+def _jacobian(fill: Any, u: np.ndarray, shape: Shape) -> Callable[..., np.ndarray] | None:
+    """Return that of the states for each column, see `vectors`; None for explicit methods.
+
+    SciPy's own moves sensitivities away from zero, where their derivative may be infinite.
+    """
+    if fill is None:
+        return None
+
+    def jacobian(t: float, y: np.ndarray) -> np.ndarray:
+        made = np.empty((shape.n_states, shape.n_states))
+        fill(t, y, u, made.ravel())
+        return np.kron(made.T, np.eye(shape.width))
+
+    return jacobian
+
+
 def _segment(
     solve: Solve,
-    rhs: Callable[..., np.ndarray],
+    functions: tuple[Callable[..., np.ndarray], Callable[..., np.ndarray] | None],
     y: np.ndarray,
     span: tuple[float, float],
     times: np.ndarray,
@@ -156,10 +198,33 @@ def _segment(
     atol: np.ndarray,
 ) -> Iterable[tuple[float, np.ndarray]]:
     """Return the times and the states there, from one discontinuity to the next."""
+    rhs, jacobian = functions
+    latest: _FailedError | None = None
+    count = since = 0
+
+    def tried(t: float, y: np.ndarray) -> np.ndarray:
+        """Return the right-hand side; where it fails what lets a shorter step be tried."""
+        nonlocal latest, count, since
+        count, since = count + 1, since + 1
+        if latest is not None and not (np.abs(y) < FAR).all():
+            return np.full_like(y, STEEP)  # It follows from the latest failure.
+        try:
+            return rhs(t, y)
+        except _FailedError as failed:
+            at_once = count == 1 or SCIPY[solve.system.method] == "LSODA"
+            if at_once or failed.args[0] == TOO_MANY_STEPS:
+                raise
+            latest, since = failed, 0
+            return np.full_like(y, STEEP)
+
     options: dict[str, Any] = {"first_step": solve.system.first_step or None}
+    if jacobian is not None:
+        options["jac"] = jacobian
+    if not np.isfinite(y[:, 0]).all():
+        raise _FailedError(STEP_TOO_SMALL, span[0])
     with np.errstate(all="ignore"):
         solution = scipy_solve_ivp(
-            rhs,
+            tried,
             span,
             y.ravel(),
             method=SCIPY[solve.system.method],
@@ -169,7 +234,9 @@ def _segment(
             **options,
         )
     if not solution.success or not np.isfinite(solution.y).all():
-        raise _FailedError(-3)
+        if latest is not None and since <= EVALUATIONS_A_STEP:
+            raise latest
+        raise _FailedError(STEP_TOO_SMALL, np.inf)  # It does not say when.
     return zip(solution.t, solution.y.T, strict=True)
 
 
@@ -193,7 +260,14 @@ def _shape(solve: Solve, inputs: Sequence[np.ndarray]) -> tuple[Shape, dict[int,
         at[i] if i is not None and i in solve.wrt else -1 for i in (Y0, T0, system.amounts)
     )
     shape = Shape(
-        layout.n_states, width, len(columns), columns, initial_states, initial_time, amounts
+        layout.n_states,
+        width,
+        len(columns),
+        columns,
+        initial_states,
+        initial_time,
+        amounts,
+        np.array(system.free),
     )
     return shape, at
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
+from pytensor.graph.basic import Variable
 from pytensor.graph.fg import FrozenFunctionGraph
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RNGConsumerOp
@@ -117,7 +118,8 @@ def solve_ivp(
     t0 : scalar
         The initial time.
     y0 : vector or list of scalars, (n_states,)
-        The state at t0; its length must be known.
+        The state at t0; its length must be known. Numbers in a list are constants, which have no
+        derivatives.
     ts : vector, (n_times,)
         When the solution is wanted: in order, none before t0. It may be of another length for
         each job, with no new compilation.
@@ -148,8 +150,8 @@ def solve_ivp(
     -------
     TensorVariable, (n_times, n_states)
         The solution at `ts`; where a dose is given at the very time, just before it. NaN where
-        the solve fails (too many steps, overflow, NaN), so that the proposal is rejected; how
-        many failed and why is in the pool's report.
+        the solve fails (too many steps, overflow, NaN, a derivative that is infinite), so that
+        the proposal is rejected; how many failed and why is in the pool's report.
 
     Raises
     ------
@@ -194,6 +196,7 @@ def solve_ivp(
     if in_force(method) != method:
         _warn_of_missing_sundials(method)
     t0, ts = _number(t0, "t0", name, 0), _number(ts, "ts", name, 1)
+    free = _which_are_free(y0)
     y0 = _initial_states(y0, name)
     n_states = y0.type.shape[0]
     tolerance = _tolerances(rtol, atol, n_states, name)
@@ -211,7 +214,8 @@ def solve_ivp(
             [system.t, *system.states, *(s for leaf in system.leaves for s in leaf)],
             list(system.derivatives),
         ),
-        n_states,
+        system.names,
+        free or (True,) * n_states,
         tuple(_known(kind) for _, _, _, kind in leaves)
         + tuple(_known(v.type) for v in system.closure),
         tuple(when is not None for _, _, when, _ in leaves) + (False,) * len(system.closure),
@@ -288,6 +292,16 @@ def _initial_states(y0: Any, name: str) -> Any:
     if y0.type.shape[0] == 0:
         raise InputError(f"solve_ivp({name}): y0 is empty")
     return y0
+
+
+def _which_are_free(y0: Any) -> tuple[bool, ...]:
+    """Return which of a list of initial states are no numbers; nothing for other than lists.
+
+    Nobody has the vector that is made of a list, and so nobody can ask for its derivatives.
+    """
+    if not isinstance(y0, (list, tuple)):
+        return ()
+    return tuple(isinstance(value, Variable) for value in y0)
 
 
 def _tolerances(rtol: Any, atol: Any, n_states: int, name: str) -> tuple[float, ...]:

@@ -28,7 +28,11 @@ class System:
     ----------
     graph : FrozenFunctionGraph
         From 0-d t, states and parameters to 0-d derivatives.
-    n_states : int
+    states : tuple of str
+        The names of the states.
+    free : tuple of bool
+        Which initial states are no constants. Those that are have columns too, but their
+        derivatives are 0: an infinite one, which nobody looks at, would be a failure.
     shapes : tuple of tuple of int
         The shape of each parameter; of a stepped one, the shape of one of its values.
     stepped : tuple of bool
@@ -47,7 +51,8 @@ class System:
     """
 
     graph: FrozenFunctionGraph
-    n_states: int
+    states: tuple[str, ...]
+    free: tuple[bool, ...]
     shapes: tuple[tuple[int, ...], ...]
     stepped: tuple[bool, ...]
     doses: bool
@@ -58,6 +63,11 @@ class System:
     first_step: float
     max_steps: int
     name: str
+
+    @property
+    def n_states(self) -> int:
+        """How many states there are."""
+        return len(self.states)
 
     @cached_property
     def _hash(self) -> int:

@@ -17,6 +17,7 @@ from pymc_mpimap.ode.driver import driver
 from pymc_mpimap.ode.methods import METHODS
 from pymc_mpimap.ode.problem import Problem, problem_of
 from pymc_mpimap.ode.system import T0, TS, Y0, Solve
+from pymc_mpimap.tally import register_states
 
 __all__ = ["Table", "table_of"]
 
@@ -83,6 +84,7 @@ def _words(solve: Solve) -> list[int]:
     place(request.COLUMNS, [request.NONE if c is None else c for c in layout.columns])
     place(request.OUTPUTS, [n for output in _outputs(solve) for n in output])
     place(request.LEAVES, [n for leaf in _leaves(solve) for n in leaf])
+    place(request.FREE, [int(free) for free in system.free])
     last = layout.fixed_width - layout.initial_time
     numbers = {
         request.METHOD: METHODS[system.method],
@@ -101,6 +103,7 @@ def _words(solve: Solve) -> list[int]:
         request.N_LEAVES: len(system.leaves),
         request.N_STEPPED: sum(system.stepped),
         request.SLOPES: int(layout.slopes),
+        request.KEY: register_states(system.name, system.states),
         **places,
     }
     return [numbers.get(k, 0) for k in range(request.N_NUMBERS)] + rows

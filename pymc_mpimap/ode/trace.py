@@ -31,6 +31,7 @@ from pymc_mpimap.ode.scalarize import (
     as_elements,
     scalarize,
 )
+from pymc_mpimap.ode.state_names import StateNames
 from pymc_mpimap.ode.traced_array import NotTraceableError, TracedArray, plain
 from pymc_mpimap.structure import NOTHING, Structure
 from pymc_mpimap.trace import closure, refuse_constants
@@ -100,7 +101,9 @@ def trace_system(
         arguments.append(structure.rebuild([TracedArray(v) for v in inputs[2:]]))
     newest = _serial(pt.dscalar())
     try:
-        output = _as_vector(rhs(*arguments), n_states)
+        with StateNames(y, _is_users) as found:
+            returned = rhs(*arguments)
+        output = _as_vector(returned, n_states)
     except Exception as error:
         raise InputError(_explain(error, rhs, name)) from error
     _refuse_randomness(output, newest, rhs, name)
@@ -121,6 +124,7 @@ def trace_system(
         tuple(tuple(part.flat) for part in parts),
         tuple(_checked(derivatives, n_states, rhs, name)),
         tuple(closure),
+        found.names,
     )
 
 

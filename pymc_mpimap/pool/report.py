@@ -13,7 +13,7 @@ from pymc_mpimap.errors import Incident, NotFinite
 from pymc_mpimap.pool.finite import not_finite
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.reasons import Reason, Reasons, in_lines
-from pymc_mpimap.tally import N_COUNTS, REASONS, TALLY
+from pymc_mpimap.tally import N_COUNTS, TALLY, reasons
 
 __all__ = ["PoolReport", "Recorder"]
 
@@ -46,7 +46,8 @@ class PoolReport:
     solves : int
         How many ODEs were solved, on all ranks, by `solve_ivp`.
     failed_solves : dict of str to int
-        Why solves failed, and how often each; their proposals were rejected.
+        Why solves failed, and how often each; their proposals were rejected. Where the right-hand
+        side or its derivative was not finite, with the state, its value and the time.
     lost : tuple of str
         Which ranks were lost, how, and what followed.
     """
@@ -178,7 +179,7 @@ class Recorder:
 
     def report(self) -> PoolReport:
         """Return the account so far."""
-        solves, *failed = (self._counted + TALLY - self._before).tolist()
+        counts = self._counted + TALLY - self._before
         return PoolReport(
             self._evaluations,
             1e-9 * (self._ended - self._begun),
@@ -186,12 +187,8 @@ class Recorder:
             self.hosts,
             dict(self._rejected),
             self._reasons.often(),
-            solves,
-            {
-                REASONS.get(number, f"of the solver's error {-number}"): times
-                for number, times in enumerate(failed, start=1)
-                if times
-            },
+            int(counts[0]),
+            reasons(counts),
             tuple(self._lost),
             dict(self._not_finite),
             self._odd_values.often(),

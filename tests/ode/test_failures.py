@@ -11,7 +11,7 @@ import pytensor.tensor as pt
 import pytest
 from pytensor.graph.replace import vectorize_graph
 
-from pymc_mpimap import Doses, solve_ivp
+from pymc_mpimap import Doses, SerialPool, solve_ivp
 from pymc_mpimap.ode.system import LEAVES, Y0
 from pymc_mpimap.tally import REASONS
 from tests.helpers import assert_same_bits, in_modes
@@ -133,6 +133,22 @@ def test_more_accuracy_than_there_is(capfd):
     assert failures(lambda: f(1.0)) == {ACCURACY: 1}
     assert np.isnan(f(1.0)[0]).all()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("method", [*METHODS, "scipy-RK45", "scipy-LSODA", "scipy-BDF"])
+def test_a_state_that_is_not_finite_is_told(method):
+    """No derivative depends on it, and so nothing but the solver itself stumbles over it."""
+    y0 = vector("y0", 2)
+
+    def sinking(t, y):
+        source, _sink = y
+        return [-source, source + 0.0 * t]
+
+    f = pytensor.function([y0], solve_ivp(sinking, 0.5, y0, [0.5, 1.0], method=method))
+    with SerialPool() as pool:
+        assert np.isnan(f([1.0, np.nan])).all()
+    [reason] = pool.report().failed_solves
+    assert reason.endswith("where state sink is nan (sinking, near t = 0.5)")
 
 
 @each_method

@@ -115,3 +115,69 @@ def test_times_of_doses_that_are_asked_for_a_gradient_are_refused():
     total = map_rect(job, None, times).sum()
     with pytest.raises(NullTypeGradError, match="times of doses"):
         pt.grad(total, times)
+
+
+def starting_at_zero(theta, job, x):
+    """Known: ``x = job t``, and the other state is the integral of ``x**h``."""
+
+    def growing(t, y, p):
+        gut, _ = y
+        return [p["rate"], np.exp(p["h"] * np.log(gut))]
+
+    y = solve_ivp(
+        growing, 0.0, [0.0, 0.0], x, {"rate": job, "h": theta}, method="tsit5", rtol=1e-8, atol=1e-8
+    )
+    return y[:, 1].sum()
+
+
+@in_modes("NUMBA", "FAST_COMPILE")
+def test_a_power_below_1_of_a_state_that_starts_at_0(mode):
+    theta, jobs = pt.dscalar("theta"), pt.dvector("jobs", shape=(N_JOBS,))
+    total = map_rect(starting_at_zero, theta, jobs, TIMES).sum()
+    h, rates = 0.8, np.linspace(0.5, 2.0, N_JOBS)
+    outputs = compiled([total, *pt.grad(total, [theta, jobs])], [theta, jobs])(h, rates)
+    parts = [r**h * t ** (h + 1) / (h + 1) for r, t in zip(rates, TIMES, strict=True)]
+    by_h = [
+        (z * (np.log(r * t) - 1 / (h + 1))).sum()
+        for z, r, t in zip(parts, rates, TIMES, strict=True)
+    ]
+    sums = np.array([z.sum() for z in parts])
+    for result, wanted in zip(outputs, (sums.sum(), sum(by_h), h * sums / rates), strict=True):
+        assert_close(result, wanted, 1e-5)
+
+
+def test_where_solves_fail_is_told_by_every_rank():
+    """The names of states are those of the right-hand side, whichever rank met the fault."""
+    theta, jobs = pt.dscalar("theta"), pt.dmatrix("jobs", shape=(4, 2))
+
+    def infinite(theta, job):
+        def named(t, y, h):
+            depot, plasma = y
+            return [1.0 - depot, depot**h - plasma]
+
+        return solve_ivp(named, 0.0, job, [1.0], theta).sum()
+
+    def empty(theta, job):
+        def emptied(t, y, h):
+            depot, plasma = y
+            return [-1.0 * depot**h, 0.0 * plasma]
+
+        return solve_ivp(emptied, 0.0, job, [9.0], theta, method="tsit5").sum()
+
+    each = map_rect(infinite, theta, jobs)
+    f = pytensor.function([theta, jobs], pt.grad(each.sum(), jobs))
+    start = np.array([[0.5, 1.0], [0.0, 1.0], [0.3, 0.0], [0.0, 2.0]])
+    before = current_pool().report().failed_solves
+    assert np.array_equal(np.isnan(f(0.8, start)), np.repeat(start[:, :1] == 0, 2, axis=1))
+    after = current_pool().report().failed_solves
+    reason = (
+        "the derivative of the right-hand side is not finite where state depot is 0 "
+        "(named, near t = 0)"
+    )
+    assert after[reason] - before.get(reason, 0) == 2
+    values = map_rect(empty, theta, jobs)
+    assert np.isnan(pytensor.function([theta, jobs], values)(0.8, start + 0.5)).all()
+    told = [why for why in current_pool().report().failed_solves if "emptied" in why]
+    assert told
+    assert all("the right-hand side was not finite" in why for why in told)
+    assert all("state depot" in why for why in told)
