@@ -13,6 +13,7 @@ from pymc_mpimap.pool.commons import Commons
 from pymc_mpimap.pool.deal import Deal
 from pymc_mpimap.pool.line import Line
 from pymc_mpimap.pool.link import Link
+from pymc_mpimap.pool.module_state import Snapshot
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.protocol import (
     SMALL,
@@ -68,12 +69,17 @@ class Assignment:
     """
 
     def __init__(
-        self, number: int, program: Program, links: Sequence[Link], staff: tuple[int, ...]
+        self,
+        number: int,
+        program: Program,
+        links: Sequence[Link],
+        staff: tuple[int, ...],
+        start: Snapshot | None,
     ):
         self.number, self.program, self._links = number, program, links
         self._shape_moves = program.shape_moves
         self.positions = [move.position for move in program.moves]
-        self.deal = Deal(number, program, len(links) + 1, staff)
+        self.deal = Deal(number, program, len(links) + 1, staff, start)
         self.look_at = self.ask_at = 0
         self.in_force = False
         self._shapes: list[tuple[int, ...]] = []

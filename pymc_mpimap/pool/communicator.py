@@ -27,6 +27,7 @@ from pymc_mpimap.pool.launcher import end_launcher, end_launcher_later
 from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.loss import Loss, Lost
 from pymc_mpimap.pool.meeting import meet
+from pymc_mpimap.pool.module_state import Snapshot
 from pymc_mpimap.pool.output import drain
 from pymc_mpimap.pool.portrait import Place
 from pymc_mpimap.pool.process import ending
@@ -109,7 +110,7 @@ class Crew:
                 )
                 for rank in range(1, len(self.places))
             ]
-            staff = Staff(links, self.hosts, self.patience, dismiss=self._dismiss)
+            staff = Staff(links, self.hosts, self.patience, dismiss=self._dismiss, start=Snapshot())
             self._controller = Controller(staff)
         return self._controller
 

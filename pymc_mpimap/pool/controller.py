@@ -167,7 +167,11 @@ class Controller:
         if key not in self._assignments:
             program.check(inputs)
             self._assignments[key] = Assignment(
-                len(self._assignments), program, self.staff.links, self._schedule.staff
+                len(self._assignments),
+                program,
+                self.staff.links,
+                self._schedule.staff,
+                self.staff.start,
             )
         return self._assignments[key]
 
@@ -193,7 +197,7 @@ class Controller:
             busy[line.link.rank] = answer.spent
             slowest = max(slowest, answer.spent)
             if answer.status == Status.FAILED:
-                failed.append(JobError(answer.payload[0]))
+                failed.append(_error(assignment, line, answer))
             else:
                 failures += answer.payload
         if self._schedule.over() is not Step.RETURN:
@@ -357,6 +361,15 @@ class Controller:
             recorder.counted(counted - TALLY)
 
         self._hand_out(assignment, leaders, Command.COMPILE, recorder, warm)
+
+
+def _error(assignment: Assignment, line: Line, answer: Answer) -> JobError:
+    """Return the error that a rank answers with."""
+    error = JobError(answer.payload[0])
+    if error.failure.job < 0:
+        # It has not taken over the program, nor the data that came with it.
+        assignment.deal.forget(line.link.rank)
+    return error
 
 
 def _first(failed: Sequence[JobError]) -> JobError | PoolError:

@@ -12,6 +12,7 @@ import numpy as np
 from pymc_mpimap.local_data import LocalData
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.dependencies import Dependencies
+from pymc_mpimap.pool.module_state import Snapshot
 from pymc_mpimap.pool.parcel import Key, keys_of
 from pymc_mpimap.pool.portrait import loaded_sources
 from pymc_mpimap.pool.program import Program
@@ -43,6 +44,8 @@ class Deal:
         This one included.
     staff : tuple of int
         The workers that are there.
+    start : Snapshot, optional
+        What the user's modules held when the ranks met.
 
     Attributes
     ----------
@@ -55,8 +58,15 @@ class Deal:
         The workers that have jobs.
     """
 
-    def __init__(self, number: int, program: Program, n_ranks: int, staff: tuple[int, ...]):
-        self.number, self.program, self._n_ranks = number, program, n_ranks
+    def __init__(
+        self,
+        number: int,
+        program: Program,
+        n_ranks: int,
+        staff: tuple[int, ...],
+        start: Snapshot | None = None,
+    ):
+        self.number, self.program, self._n_ranks, self._start = number, program, n_ranks, start
         self._told: dict[int, list[Share]] = {}
         self.give(staff)
 
@@ -159,7 +169,7 @@ class Deal:
 
     @cached_property
     def _dependencies(self) -> Dependencies:
-        return Dependencies.of(self.program.maps)
+        return Dependencies.of(self.program.maps, self._start)
 
     def _transfer(self, before: Sequence[Share], mine: Sequence[Share]) -> Transfer:
         data = tuple(gained(old, new) for old, new in zip(before, mine, strict=True))

@@ -8,7 +8,6 @@ says what it has, and a rank that has something else refuses the program.
 from __future__ import annotations
 
 import contextlib
-import dis
 import functools
 import importlib
 import sys
@@ -18,17 +17,15 @@ from collections.abc import Callable, Iterable, Iterator, Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 from pytensor.graph.fg import AbstractFunctionGraph
 from pytensor.graph.op import Op
 
-from pymc_mpimap.data import array_digest, object_digest
 from pymc_mpimap.errors import MapRectWarning, PoolError
 from pymc_mpimap.job.base import Job
 from pymc_mpimap.job.derivatives import NumericFunction
 from pymc_mpimap.job.lowering import BlockGraph
 from pymc_mpimap.map import Map
-from pymc_mpimap.pool.portrait import loaded_sources
+from pymc_mpimap.pool.module_state import Snapshot, fingerprint, is_configured, variables_of
 
 __all__ = ["Dependencies"]
 
@@ -41,8 +38,6 @@ _REGISTRIES = {
 }
 """For each backend, the functions that find what computes an Op, and the module they are in."""
 
-_PLAIN = (bool, int, float, complex, str, bytes, np.generic, type(None))
-
 
 @dataclass(frozen=True)
 class Dependencies:
@@ -52,32 +47,40 @@ class Dependencies:
     ----------
     implementations : dict of (str, str) to (str, str, int)
         For each registry and type of Op: the module, name and line of what computes it.
-    variables : dict of str to (bytes, bool)
-        For each variable of a module of the user's own that a function in the program uses: a
-        fingerprint, and whether the value could be changed in place.
+    variables : dict of (str, str) to (bytes, bool)
+        Variables of the user's own modules, by the module's name and their own, that functions in
+        the program may read and that other ranks may have other values of. For each a
+        fingerprint, and whether another value is another computation beyond doubt.
+    whole : bool
+        Whether the fingerprints are of large values too.
     """
 
     implementations: dict[tuple[str, str], tuple[str, str, int]]
-    variables: dict[str, tuple[bytes, bool]]
+    variables: dict[tuple[str, str], tuple[bytes, bool]]
+    whole: bool
 
     @classmethod
-    def of(cls, maps: Iterable[Map]) -> Self:
-        """Return what this process has for these maps."""
+    def of(cls, maps: Iterable[Map], start: Snapshot | None) -> Self:
+        """Return what this process has for these maps.
+
+        Parameters
+        ----------
+        maps : iterable of Map
+        start : Snapshot, optional
+            What the modules held when the ranks met, by which time they all had run the same
+            script. What has not changed since is not compared. None for ranks that run no script.
+        """
         parts = list(_parts(maps))
-        ops = {type(part) for part in parts if isinstance(part, Op)}
-        backends = {part.backend for part in parts if isinstance(part, BlockGraph)}
-        implementations = {
-            (registry, _name_of(op)): _identity(dispatch(op))
-            for registry, dispatch in _registries(backends)
-            for op in ops
-        }
-        own = set(loaded_sources())
-        variables = {
-            f"{module}.{name}": (_fingerprint(value), not _is_immutable(value))
-            for part in parts
-            for module, name, value in _variables(part, own)
-        }
-        return cls(implementations, variables)
+        variables, whole = {}, start is not None
+        for variable, value in variables_of(parts).items():
+            changed = start is None or start.changed(variable, value)
+            digest = fingerprint(value, whole=whole) if changed else None
+            if digest is not None:
+                sure = (
+                    start is not None and start.knows(variable) and is_configured(variable, value)
+                )
+                variables[variable] = digest, sure
+        return cls(_implementations(parts), variables, whole)
 
     def check(self, maps: Iterable[Map], modules: Iterable[str], here: str) -> None:
         """Refuse to compute with other code or values than rank 0.
@@ -96,31 +99,51 @@ class Dependencies:
         PoolError
             It names the Op or variable in question.
         """
-        maps = list(maps)
-        found = Dependencies.of(maps)
-        if found.implementations != self.implementations:
+        parts = list(_parts(maps))
+        found = _implementations(parts)
+        if found != self.implementations:
             for module in [*(module for module, _, _ in self.implementations.values()), *modules]:
                 _load(module)
-            found = Dependencies.of(maps)
+            found = _implementations(parts)
         for key, expected in self.implementations.items():
-            if (actual := found.implementations.get(key)) != expected:
+            if (actual := found.get(key)) != expected:
                 raise PoolError(_of_implementation(key, expected, actual, here))
-        for name, (digest, mutable) in self.variables.items():
-            actual_digest, _ = found.variables.get(name, (None, mutable))
-            if actual_digest == digest:
+        self._check_variables(here)
+
+    def _check_variables(self, here: str) -> None:
+        for (module, name), (digest, sure) in self.variables.items():
+            held = vars(sys.modules[module]).get(name) if module in sys.modules else None
+            if digest == fingerprint(held, whole=self.whole):
                 continue
             message = (
-                f"{here} has another value of {name} than rank 0, and a job uses it: it was "
-                "changed on rank 0 alone, after the pool was entered. Change it before, or pass "
-                "it to map_rect as data"
+                f"{here} has another {module}.{name} than rank 0, and a job may use it. Other "
+                "ranks have what it was when they entered the pool, or imported the module. Change "
+                "it before, or pass it to map_rect as data"
             )
-            if not mutable:
+            if sure:
                 raise PoolError(message)
-            warnings.warn(
-                f"{message}. If jobs write to it and do not read what others wrote, all is well",
-                MapRectWarning,
-                stacklevel=2,
-            )
+            if (module, name) not in _WARNED:
+                _WARNED.add((module, name))
+                warnings.warn(
+                    f"{message}. If jobs only write to it, as to a count or a cache, all is well",
+                    MapRectWarning,
+                    stacklevel=2,
+                )
+
+
+_WARNED: set[tuple[str, str]] = set()
+"""The variables that this rank has warned of."""
+
+
+def _implementations(parts: Iterable[Any]) -> dict[tuple[str, str], tuple[str, str, int]]:
+    parts = list(parts)
+    ops = {type(part) for part in parts if isinstance(part, Op)}
+    backends = {part.backend for part in parts if isinstance(part, BlockGraph)}
+    return {
+        (registry, _name_of(op)): _identity(dispatch(op))
+        for registry, dispatch in _registries(backends)
+        for op in ops
+    }
 
 
 def _of_implementation(
@@ -184,76 +207,3 @@ def _parts(maps: Iterable[Map]) -> Iterator[Any]:
             for value in vars(part).values() if hasattr(part, "__dict__") else ():
                 inside = value if isinstance(value, tuple) else (value,)
                 todo += [v for v in inside if isinstance(v, _WITH_PARTS)]
-
-
-def _variables(part: Any, own: set[str]) -> Iterator[tuple[str, str, Any]]:
-    """Return the variables of the user's own modules that a function, or an Op's, reads."""
-    todo: list[Any] = [part]
-    seen: set[int] = set()
-    while todo:
-        value = todo.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, functools.partial):
-            todo.append(value.func)
-        elif isinstance(value, types.MethodType):
-            todo.append(value.__func__)
-        elif isinstance(value, types.FunctionType):
-            for module, name, found in _globals_of(value):
-                if isinstance(found, types.FunctionType | type | functools.partial):
-                    todo.append(found)
-                elif module in own and not isinstance(found, types.ModuleType):
-                    yield module, name, found
-        else:
-            kind = value if isinstance(value, type) else type(value)
-            if kind.__module__ in own:
-                todo += [v for v in vars(kind).values() if isinstance(v, types.FunctionType)]
-
-
-def _globals_of(function: types.FunctionType) -> Iterator[tuple[str, str, Any]]:
-    """Return what a function finds in its module, and in modules that it finds there."""
-    names: set[str] = set()
-    written: set[str] = set()
-    codes = [function.__code__]
-    while codes:
-        code = codes.pop()
-        names |= set(code.co_names)
-        written |= {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_GLOBAL"}
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    here = function.__globals__
-    by_value = function.__module__ == "__main__"
-    for name in sorted(names & here.keys() - written):
-        value = here[name]
-        # The variables of a script travel with the functions that use them.
-        if not by_value or isinstance(value, types.FunctionType | type):
-            yield function.__module__, name, value
-        if isinstance(value, types.ModuleType):
-            for inner in sorted(names & vars(value).keys()):
-                yield value.__name__, inner, vars(value)[inner]
-
-
-def _is_immutable(value: Any) -> bool:
-    if isinstance(value, tuple | frozenset):
-        return all(_is_immutable(item) for item in value)
-    return isinstance(value, _PLAIN)
-
-
-def _fingerprint(value: Any) -> bytes:
-    """Return a fingerprint of plain values; of all others there is none, and they are equal."""
-    return object_digest(_described(value))
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, _PLAIN):
-        return repr(value)
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return array_digest(value).hex()
-    if isinstance(value, tuple | list):
-        return f"{type(value).__name__}({','.join(map(_described, value))})"
-    if isinstance(value, dict):
-        items = sorted(f"{_described(k)}:{_described(v)}" for k, v in value.items())
-        return f"dict({','.join(items)})"
-    if isinstance(value, set | frozenset):
-        return f"set({','.join(sorted(map(_described, value)))})"
-    return type(value).__name__

@@ -16,13 +16,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Self
 
 from pymc_mpimap.errors import PoolError
 from pymc_mpimap.pool.settings import fixed_settings
 from pymc_mpimap.version import PACKAGE, __version__
 
-__all__ = ["Place", "Portrait", "check_agreement", "check_sources", "loaded_sources", "new_seal"]
+__all__ = [
+    "Place",
+    "Portrait",
+    "check_agreement",
+    "check_sources",
+    "loaded_sources",
+    "new_seal",
+    "own_modules",
+]
 
 # What decides the bits of results, or travels pickled.
 _PACKAGES = (
@@ -190,20 +199,23 @@ def _source(file: str) -> tuple[str, str] | None:
         return None
 
 
+def own_modules() -> list[ModuleType]:
+    """Return the loaded modules that are the user's own: neither Python's nor installed."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if name.split(".")[0] not in ("__main__", "__mp_main__", "pymc_mpimap")
+        and _source(str(getattr(module, "__file__", None) or "")) is not None
+    ]
+
+
 def loaded_sources() -> dict[str, tuple[str, str]]:
-    """Return the path and a digest of each loaded module that is neither Python's nor installed.
+    """Return the path and a digest of each loaded module of the user's own.
 
     Functions of these modules travel by name: each rank calls what it finds in its own file.
     """
-    found: dict[str, tuple[str, str]] = {}
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name.split(".")[0] in ("__main__", "__mp_main__", "pymc_mpimap") or not file:
-            continue
-        source = _source(str(file))
-        if source is not None:
-            found[name] = source
-    return found
+    found = {module.__name__: _source(str(module.__file__)) for module in own_modules()}
+    return {name: source for name, source in found.items() if source is not None}
 
 
 def check_agreement(portraits: Mapping[int, Portrait]) -> None:

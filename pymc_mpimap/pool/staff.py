@@ -10,6 +10,7 @@ from pymc_mpimap.pool.alarm import Alarm
 from pymc_mpimap.pool.interrupts import Uninterrupted
 from pymc_mpimap.pool.link import Link
 from pymc_mpimap.pool.loss import Loss, Lost
+from pymc_mpimap.pool.module_state import Snapshot
 from pymc_mpimap.pool.protocol import Command
 from pymc_mpimap.pool.report import Recorder
 from pymc_mpimap.pool.schedule import Schedule, Step
@@ -49,6 +50,8 @@ class Staff:
         or None.
     dismiss : callable, optional
         Called with a `Loss` of a rank that may still run; ends it, and says whether it could.
+    start : Snapshot, optional
+        What the user's modules held when the ranks met, if all run the user's script.
 
     Attributes
     ----------
@@ -67,12 +70,13 @@ class Staff:
         *,
         replace: Callable[[Loss], Link | None] = lambda _: None,
         dismiss: Callable[[Loss], bool] = lambda _: False,
+        start: Snapshot | None = None,
     ):
         self.links, self.hosts, self.patience = list(links), hosts, patience
         self.schedule = Schedule(link.rank for link in links)
         self.limit: float | None = None
         self._alarm: Alarm | None = None
-        self._replace, self._dismiss = replace, dismiss
+        self._replace, self._dismiss, self.start = replace, dismiss, start
         self._taken = 0
         self.at_large: set[int] = set()
         # MPI may still write to their buffers.

@@ -21,7 +21,8 @@ import pymc_mpimap as mpimap
 
 warnings.filterwarnings("ignore", "[0-9]+ ranks share")
 sys.path.insert(0, str(Path(__file__).parent / "modules"))
-import constants  # noqa: E402 # found through the path above
+import changing  # noqa: E402 # found through the path above
+import constants  # noqa: E402
 import threefold  # noqa: E402
 
 X = np.random.default_rng(1).normal(size=(40, 300))
@@ -168,6 +169,55 @@ def a_counter():
     return again
 
 
+def reading(reader):
+    """Return a job that calls a function, which it has in its closure."""
+
+    @mpimap.numeric_job
+    def job(t, _j):
+        return reader() * t, reader()
+
+    return job
+
+
+def all_that_differed_before():
+    """The number of its process, the time at which it began, a count: each rank has its own."""
+    build = lambda t: mpimap.map_rect(reading(changing.of_rank), t, 8)  # noqa: E731
+    return same_bits(build) and same_bits(build)
+
+
+def all_that_was_changed():
+    """Return the readers for which the program is refused; of the others there are warnings."""
+    changing.change()
+    changing.helper = lambda: 2.0
+    changing.PARTIAL = changing.functools.partial(changing.same, 2.0)
+    refused = []
+    for reader in changing.READERS:
+        try:
+            same_bits(lambda t, reader=reader: mpimap.map_rect(reading(reader), t, 8))
+        except mpimap.PoolError:
+            refused.append(reader.__name__)
+    return sorted(refused)
+
+
+def a_refusal():
+    """The next program gets the data that came with the one that was refused."""
+    x = np.arange(8.0).reshape(8, 1)
+
+    @mpimap.numeric_job
+    def bad(t, _j, x):
+        return constants.OFFSET * t * x[0], constants.OFFSET * x[0]
+
+    @mpimap.numeric_job
+    def good(t, _j, x):
+        return t * x[0], x[0]
+
+    try:
+        same_bits(lambda t: mpimap.map_rect(bad, t, 8, x))
+    except mpimap.PoolError:
+        return same_bits(lambda t: mpimap.map_rect(good, t, 8, x))
+    return "not refused"
+
+
 def errors_of_numpy():
     """A job that overflows: it raises on all ranks, or on none."""
 
@@ -197,6 +247,9 @@ CASES = (
     a_variable_by_its_module,
     an_array,
     a_counter,
+    all_that_differed_before,
+    all_that_was_changed,
+    a_refusal,
     errors_of_numpy,
     a_hash_seed,
     an_implementation_from_before,

@@ -1,0 +1,3 @@
+"""A constant, two modules away from what reads it."""
+
+FACTOR = 1.0
