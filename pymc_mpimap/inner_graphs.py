@@ -15,7 +15,7 @@ from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.rewriting.basic import GraphRewriter, NodeRewriter, get_active_mode
 from pytensor.graph.rewriting.db import EquilibriumDB, RewriteDatabase, RewriteDatabaseQuery
 
-from pymc_mpimap.job.lowering import job_mode
+from pymc_mpimap.job.lowering import as_pymc_compiles, job_mode
 from pymc_mpimap.op import MapRectOp
 
 __all__ = ["InJobs", "LowerJobs"]
@@ -68,18 +68,25 @@ class _RewriteJobs(NodeRewriter):
 
 
 class LowerJobs(GraphRewriter):
-    """Rewrite the graphs in jobs for the backend of the function that is being compiled."""
+    """Rewrite the graphs in jobs for the backend of the function that is being compiled.
+
+    Where JAX's host will evaluate them, they are rewritten for another backend later; what PyMC
+    does to the model's checks of parameters is done now, as only now it is known which model's.
+    """
 
     @override
     def apply(self, fgraph: Any) -> None:
-        mode = None
-        for node in fgraph.toposort():
-            if not isinstance(node.op, MapRectOp):
-                continue
-            mode = mode or job_mode(get_active_mode(fgraph))
+        nodes = [node for node in fgraph.toposort() if isinstance(node.op, MapRectOp)]
+        if not nodes:
+            return
+        mode = job_mode(get_active_mode(fgraph))
+        checks = optdb.query(as_pymc_compiles(RewriteDatabaseQuery(include=["canonicalize"])))
+        for node in nodes:
+            jobs = [m.job for m in node.op.maps]
             if mode is None:
-                return
-            op = node.op.running([m.job.lowered(mode) for m in node.op.maps])
+                op = node.op.running([job.rewritten(checks.rewrite) for job in jobs])
+            else:
+                op = node.op.running([job.lowered(mode) for job in jobs])
             if op is not node.op:
                 replacements = zip(node.outputs, op.make_node(*node.inputs).outputs, strict=True)
                 fgraph.replace_all(list(replacements), reason="map_rect_lower")

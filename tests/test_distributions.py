@@ -93,6 +93,22 @@ def test_a_model_says_whether_parameters_are_checked(check_bounds, a):
         assert np.isneginf(mapped.compile_logp()(point)) == check_bounds
 
 
+@pytest.mark.parametrize("check_bounds", [True, False])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore:Skipping:UserWarning")
+def test_a_model_says_so_for_samplers_by_jax_too(check_bounds):
+    jax = pytest.importorskip("jax")  # an extra of this package
+    from pymc.sampling.jax import get_jaxified_logp
+
+    def von_mises(kappa, _j, y):
+        return pm.logp(pm.VonMises.dist(0.0, kappa), y).sum()
+
+    with jax.enable_x64(True), pm.Model(check_bounds=check_bounds) as model:
+        kappa = pm.Normal("kappa")
+        pm.Potential("y", map_rect(von_mises, kappa, 2, Y / 10).sum())
+        value = get_jaxified_logp(model, negative_logp=False)([np.array(-0.5)])
+    assert np.isinf(float(value)) == check_bounds
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["pymc", "nutpie"])
 def test_samplers_reject_what_is_out_of_range(sampler):

@@ -28,7 +28,7 @@ from pytensor.link.vm import VMLinker
 from pymc_mpimap.job.linker import BlockLinker, compile_callees
 from pymc_mpimap.vectormath.rewriting import vectorizing
 
-__all__ = ["BlockGraph", "default_job_mode", "job_mode", "lower"]
+__all__ = ["BlockGraph", "as_pymc_compiles", "default_job_mode", "job_mode", "lower"]
 
 Backend = Literal["numba", "jax", "c", "python"]
 
@@ -114,7 +114,7 @@ def _completed(mode: Mode) -> Mode:
     query = mode.provided_optimizer
     if not isinstance(query, RewriteDatabaseQuery) or query.name == _COMPLETED:
         return mode  # Somebody's own rewriter has no place for more, and a map in a job has it.
-    completed = vectorizing(Mode(mode.linker, _as_pymc_compiles(query)))
+    completed = vectorizing(Mode(mode.linker, as_pymc_compiles(query)))
     completed.provided_optimizer.name = _COMPLETED
     return completed
 
@@ -122,7 +122,7 @@ def _completed(mode: Mode) -> Mode:
 _COMPLETED = "of jobs"
 
 
-def _as_pymc_compiles(query: RewriteDatabaseQuery) -> RewriteDatabaseQuery:
+def as_pymc_compiles(query: RewriteDatabaseQuery) -> RewriteDatabaseQuery:
     """Return the query with what PyMC adds to it, for the model whose context this is."""
     if "pymc" not in sys.modules:
         return query  # Nothing of PyMC's can be in the graph.
