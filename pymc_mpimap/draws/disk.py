@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pymc_mpimap.draws.files import chains_in
-from pymc_mpimap.draws.log import ChainLog
+from pymc_mpimap.draws.log import ChainLog, chains_by_run
 from pymc_mpimap.errors import InputError, MapRectWarning
 
 __all__ = ["disk_trace", "read_draws"]
@@ -51,7 +51,8 @@ def disk_trace(
     InputError
         Here, or by `pymc.sample` before it makes a draw: if the path holds something else; if its
         draws are of other variables, other settings, another `tune`, another model or other data
-        (told by the log-density of the last draw, with NUTS alone), or are more than asked for;
+        (told by the log-density of a kept draw, and by all variables of the last one), or are more
+        than asked for; if its chains are of different runs;
         if a file is damaged, which then stays as it is; if another process is adding draws; if
         anybody but the user may have written to the files; or if chains are to run in several
         processes.
@@ -113,7 +114,7 @@ def read_draws(
     -----
     MapRectWarning
         If draws are damaged or missing: which, and where in which file. All whole ones are
-        returned, in their order.
+        returned, in their order. Also if chains are of different runs.
 
     Examples
     --------
@@ -145,6 +146,15 @@ def read_draws(
     if unread:
         warnings.warn(
             f"not all draws can be read; those that are whole are returned. {'. '.join(unread)}",
+            MapRectWarning,
+            stacklevel=2,
+        )
+    runs = chains_by_run(logs)
+    if len(runs) > 1:
+        groups = [", ".join(map(str, chains)) for chains in runs]
+        warnings.warn(
+            f"the chains in {folder} are of {len(runs)} different runs: {'; '.join(groups)}. They "
+            "may be of different models or data; put those of each run in a folder of its own",
             MapRectWarning,
             stacklevel=2,
         )

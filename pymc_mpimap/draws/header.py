@@ -31,6 +31,8 @@ class Header:
     variables : dict of str to (tuple of int, str)
     versions : dict of str to str
         Of the packages that it was begun with.
+    run : int
+        A random number, the same in all chains of a run.
 
     Raises
     ------
@@ -41,6 +43,7 @@ class Header:
     chain: int
     variables: Variables
     versions: Mapping[str, str]
+    run: int
 
     def __post_init__(self) -> None:
         for name, (shape, dtype) in self.variables.items():
@@ -57,7 +60,12 @@ class Header:
 
     def pack(self) -> bytes:
         """Return it as JSON."""
-        fields = {"chain": self.chain, "variables": self.variables, "versions": self.versions}
+        fields = {
+            "chain": self.chain,
+            "run": self.run,
+            "variables": self.variables,
+            "versions": self.versions,
+        }
         return json.dumps(fields).encode()
 
     @classmethod
@@ -76,7 +84,7 @@ class Header:
                 for name, (shape, dtype) in fields["variables"].items()
             }
             versions = {str(name): str(version) for name, version in fields["versions"].items()}
-            return cls(int(fields["chain"]), variables, versions)
+            return cls(int(fields["chain"]), variables, versions, int(fields["run"]))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"its header is none: {error}") from None
 

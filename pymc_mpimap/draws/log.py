@@ -6,7 +6,7 @@ import io
 import os
 import pickle
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pymc_mpimap.draws.scan import HEADERS, Scan, name_of, scan
 from pymc_mpimap.draws.states import States
 from pymc_mpimap.errors import InputError
 
-__all__ = ["ChainLog"]
+__all__ = ["ChainLog", "chains_by_run"]
 
 
 class ChainLog:
@@ -198,16 +198,17 @@ class ChainLog:
         """Read how the sampler was set up."""
         return next(self._unpickled(self._scan.headers[:1]))[1]
 
-    def draws(self, stop: int | None = None) -> Iterator[dict[str, Any]]:
+    def draws(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
         """Read the draws, one after the other."""
         assert self.header is not None
-        for plain, (point, stats) in self._unpickled(self._scan.draws[:stop]):
+        for plain, (point, stats, logp) in self._unpickled(self._scan.draws[start:stop]):
             in_warmup, values = self.header.unpack_draws([plain])
             of_draw = {name: value[0, ...] for name, value in values.items()}
             yield {
                 "point": {n: of_draw[n] if v is None else v for n, v in point.items()},
                 "values": of_draw,
                 "stats": stats,
+                "logp": logp,
                 "in_warmup": bool(in_warmup[0]),
             }
 
@@ -248,3 +249,12 @@ class ChainLog:
         """
         newest = self.newest_state
         return (0, None) if newest is None else (newest[0], self._states.load(newest[1]))
+
+
+def chains_by_run(logs: Iterable[ChainLog]) -> list[list[int]]:
+    """Return the numbers of chains that have begun, those of each run together."""
+    found: dict[int, list[int]] = {}
+    for log in logs:
+        if log.header is not None:
+            found.setdefault(log.header.run, []).append(log.chain)
+    return [*found.values()]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from pymc.blocking import DictToArrayBijection
-from pymc.step_methods import NUTS
 from pymc.step_methods.compound import flatten_steps
 from pymc.step_methods.state import DataClassState, equal_dataclass_values
 from pymc.util import RandomGeneratorState
 
-__all__ = ["changed_settings", "logp_again", "restore", "same_seed", "settings", "snapshot"]
+__all__ = ["changed_settings", "restore", "same_seed", "settings", "snapshot"]
 
 
 def snapshot(step: Any) -> Any:
@@ -70,7 +68,7 @@ def settings(step: Any) -> dict[str, Any]:
     found = dict(_flat(step.sampling_state))
     for k, method in enumerate(flatten_steps(step)):
         name = f"{type(method).__name__}[{k}]"
-        found[f"{name}.variables"] = list(method.var_names)
+        found[f"{name}.variables"] = [variable.name for variable in method.vars]
         found |= {f"{name}.{s}": getattr(method, s) for s in _NOT_IN_STATE if hasattr(method, s)}
     return found
 
@@ -112,21 +110,3 @@ def changed_settings(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
         and (seed or isinstance(value, list) or np.ndim(value) == 0)
     ]
     return [*reversed(missing), *reversed(new), *changed]
-
-
-def logp_again(
-    step: Any, point: Mapping[str, np.ndarray], stats: Sequence[Mapping[str, Any]]
-) -> tuple[float, float] | None:
-    """Return the log-density of a draw, as it was recorded and as it is now.
-
-    None but with NUTS: other step methods do not record it.
-    """
-    method = flatten_steps(step)[-1]
-    # Hamiltonian Monte Carlo records that of a proposal, taken or not.
-    if not isinstance(method, NUTS):
-        return None
-    for name, shared in method.shared.items():
-        shared.set_value(point[name])
-    q = DictToArrayBijection.map({name: point[name] for name in method.var_names})
-    state = method.integrator.compute_state(q, np.zeros_like(q.data))
-    return float(stats[-1]["model_logp"]), float(state.model_logp)

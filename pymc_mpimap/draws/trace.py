@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, override
 
@@ -16,15 +17,15 @@ from pymc.model import modelcontext
 
 from pymc_mpimap.draws.files import chains_in, check_names
 from pymc_mpimap.draws.header import Header
-from pymc_mpimap.draws.log import ChainLog
-from pymc_mpimap.draws.step import (
-    changed_settings,
-    logp_again,
-    restore,
-    same_seed,
-    settings,
-    snapshot,
+from pymc_mpimap.draws.log import ChainLog, chains_by_run
+from pymc_mpimap.draws.model import (
+    LogDensity,
+    difference,
+    has_logp,
+    newest_with_logp,
+    own_logp,
 )
+from pymc_mpimap.draws.step import changed_settings, restore, same_seed, settings, snapshot
 from pymc_mpimap.draws.writer import ChainWriter
 from pymc_mpimap.errors import InputError
 
@@ -33,9 +34,39 @@ __all__ = ["DiskTrace"]
 # PyMC's own, which prints what sampling does and is silent if asked to be.
 _logger = logging.getLogger("pymc")
 
-_SAME = 1e-6
-"""By how much of itself a log-density may differ and still be the same model's, computed by other
-versions or on another processor."""
+_VISIBLE = 1e-6
+"""A difference of log-densities below which no ratio of densities changes visibly."""
+
+
+@dataclass
+class _Run:
+    """What the copies of a trace share, one for each chain.
+
+    Attributes
+    ----------
+    is_interrupted : bool
+        Ctrl-C in one chain ends the next ones too.
+    logs : list of ChainLog
+        Of the chains, in their order; PyMC sets all up before it samples the first.
+    identity : int
+        What the headers of its chains have in common.
+    logp : callable, optional
+        The model's log-density, once it is compiled.
+    """
+
+    is_interrupted: bool = False
+    logs: list[ChainLog] = field(default_factory=list)
+    identity: int = 0
+    logp: LogDensity | None = None
+
+    def add(self, log: ChainLog) -> None:
+        """Take up a chain that is set up; with chain 0, a run begins."""
+        if log.chain == 0:
+            self.logs, self.is_interrupted = [], False
+            self.identity, self.logp = secrets.randbits(64), None
+        self.logs.append(log)
+        if log.header is not None:
+            self.identity = log.header.run
 
 
 class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no types
@@ -54,8 +85,7 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
         check_names(folder)
         super().__init__(model=model, vars=_variables(model, var_names))
         self._folder = folder
-        # Shared by the copies, one for each chain: Ctrl-C in one of them ends the next ones too.
-        self._run = {"interrupted": False, "n_chains": 0}
+        self._run = _Run()
         self._step: Any = None
 
     @override
@@ -63,10 +93,11 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
         # PyMC's copies are shallow, and would share the arrays.
         self.samples: dict[str, np.ndarray] = {}
         super().setup(draws, chain, sampler_vars)
-        self._run |= {"interrupted": False, "n_chains": chain + 1}
         self._writer: ChainWriter | None = None
         self._log = ChainLog(self._folder, chain)
         self._log.check_whole()
+        self._run.add(self._log)
+        self._check_run()
         self._check_variables()
         if self._log.n_draws > draws:
             raise InputError(
@@ -74,12 +105,21 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
                 f"only {draws} are asked for: ask for at least as many, or give another path"
             )
 
+    def _check_run(self) -> None:
+        runs = chains_by_run(self._run.logs)
+        if len(runs) > 1:
+            raise InputError(
+                f"{self._log.path} is of another run than {self._run.logs[runs[0][0]].path.name} "
+                "beside it: put the file of the same run back; or, to make the chain again, move "
+                "this one and its state files elsewhere"
+            )
+
     def _check_variables(self) -> None:
         variables = {
             name: (tuple(map(int, self.var_shapes[name])), str(self.var_dtypes[name]))
             for name in self.varnames
         }
-        self._header = Header(self._log.chain, variables, _versions())
+        self._header = Header(self._log.chain, variables, _versions(), self._run.identity)
         if self._log.header is None:
             return
         theirs, mine = self._log.header.variables, variables
@@ -91,10 +131,10 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
         if changed:
             self._refuse("of other variables (shape, dtype)", changed)
 
-    def _refuse(self, what: str, changed: Sequence[str]) -> NoReturn:
+    def _refuse(self, what: str, changed: Sequence[str], log: ChainLog | None = None) -> NoReturn:
         raise InputError(
-            f"the draws in {self._log.path} are {what}: {'; '.join(changed[:3])}. They cannot be "
-            "gone on from; keep the new draws under another path"
+            f"the draws in {(log or self._log).path} are {what}: {'; '.join(changed[:3])}. They "
+            "cannot be gone on from; keep the new draws under another path"
         )
 
     @override
@@ -109,27 +149,32 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
             changed = changed_settings(began, begins)
             if changed:
                 self._refuse("by another step method or other settings", changed)
-            if log.n_draws:
-                if log.n_draws < self.draws:
-                    self._known, state = self._where_to_go_on()
-                self._check_model(step_method)
+            if 0 < log.n_draws < self.draws:
+                self._known, state = self._where_to_go_on()
+        self._logp = self._log_density(step_method)
+        if self.chain == 0:
+            for each in self._run.logs:
+                if each.n_draws:
+                    self._check_model(each)
+        if log.header is not None:
             self._tell(same_seed(began, begins))
         # Chains that are complete may be where nobody can write.
-        if self._known < self.draws and not self._run["interrupted"]:
-            self._writer = ChainWriter(log, self._known, self._header, begins)
+        if self._known < self.draws and not self._run.is_interrupted:
+            header = replace(self._header, run=self._run.identity)
+            self._writer = ChainWriter(log, self._known, header, begins)
         self._step = step_method
-        self._stored: Iterator[Any] = log.draws(self._known)
+        self._stored: Iterator[Any] = log.draws(stop=self._known)
         self._values: Any = None
-        if self._known or self._run["interrupted"]:
+        if self._known or self._run.is_interrupted:
             step_method.step = self._repeating(state)
 
     def _check_chains(self) -> None:
-        # PyMC sets all chains up before it samples the first.
-        unasked = [k for k in chains_in(self._folder) if k >= self._run["n_chains"]]
+        n_chains = len(self._run.logs)
+        unasked = [k for k in chains_in(self._folder) if k >= n_chains]
         if unasked:
             raise InputError(
                 f"{self._folder} has draws of chain {', '.join(map(str, unasked))} too, and only "
-                f"{self._run['n_chains']} chains are asked for: ask for at least "
+                f"{n_chains} chains are asked for: ask for at least "
                 f"{unasked[-1] + 1}, or give another path"
             )
 
@@ -143,24 +188,36 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
             )
         return number, state
 
-    def _check_model(self, step: Any) -> None:
-        *_, last = self._log.draws(self._known)
-        both = logp_again(step, last["point"], last["stats"])
-        if both is None or both[0] == both[1]:
-            return
-        was, now = both
-        if not math.isclose(was, now, rel_tol=_SAME, abs_tol=_SAME):
-            self._refuse(
-                "of another model or other data",
-                [f"the last draw's log-density was {was}, is {now}"],
+    def _log_density(self, step: Any) -> LogDensity:
+        own = own_logp(step)
+        if own is not None:
+            return own
+        # In the default mode, as the step method's own functions: another may round otherwise, or
+        # take an hour for jobs that are meant to be compiled.
+        if self._run.logp is None:
+            self._run.logp = self.model.compile_logp()
+        return self._run.logp
+
+    def _check_model(self, log: ChainLog) -> None:
+        """Compare what the model makes of kept draws with what it made of them then."""
+        with_logp, last = newest_with_logp(log.n_draws), log.n_draws - 1
+        kept = next(log.draws(with_logp))
+        name = f"the log-density of draw {with_logp}"
+        found = [difference(name, kept["logp"], self._logp(kept["point"]), _VISIBLE)]
+        kept = next(log.draws(last))
+        for variable, now in zip(self.varnames, self.fn(*kept["point"].values()), strict=True):
+            found.append(difference(f"{variable} of draw {last}", kept["values"][variable], now))
+        unequal = [each for each in found if each is not None]
+        others = [each.what for each in unequal if each.is_other]
+        if others:
+            self._refuse("of another model or other data", others, log)
+        if unequal:
+            _logger.warning(
+                "%s: %s. The chain goes on, but its draws will not be, bit for bit, those of a run "
+                "without a break",
+                log.path,
+                unequal[0].what,
             )
-        _logger.warning(
-            "%s: the last draw's log-density was %r, and is %r here. The chain goes on, but its "
-            "draws will not be, bit for bit, those of a run without a break",
-            self._log.path,
-            was,
-            now,
-        )
 
     def _tell(self, is_same_seed: bool) -> None:
         log = self._log
@@ -213,7 +270,7 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
                 raise KeyboardInterrupt
             draw = next(self._stored)
             left -= 1
-            if not left and not self._run["interrupted"]:
+            if not left and not self._run.is_interrupted:
                 # Now, and not before the next draw: in between, PyMC may tell it to stop tuning.
                 del self._step.step
                 if state is not None:
@@ -242,9 +299,13 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
             values = dict(zip(self.varnames, self.fn(*point.values()), strict=True))
             # Most variables are the point's own, and are on disk once.
             others = {n: None if v is values.get(n) else v for n, v in point.items()}
+            logp = np.asarray(self._logp(point))[()] if has_logp(self.draw_idx) else None
             draw = {"values": values, "stats": sampler_stats}
             self._writer.append(
-                values, (others, sampler_stats), snapshot(self._step), in_warmup=in_warmup
+                values,
+                (others, sampler_stats, logp),
+                snapshot(self._step),
+                in_warmup=in_warmup,
             )
         for name, value in draw["values"].items():
             self.samples[name][self.draw_idx] = value
@@ -260,7 +321,7 @@ class DiskTrace(_ZarrChainBase, NDArray):  # type: ignore[misc] # PyMC ships no 
     @override
     def close(self) -> None:
         if self.draw_idx < self.draws:
-            self._run["interrupted"] = True
+            self._run.is_interrupted = True
         if self._step is not None:
             vars(self._step).pop("step", None)
         super().close()

@@ -89,7 +89,7 @@ def test_files_of_other_programs(folder, data):
 
 def test_a_later_format(folder, monkeypatch):
     monkeypatch.setattr("pymc_mpimap.draws.record.FORMAT", 2)
-    record, _ = pack(1, 0, Header(1, {}, {}).pack(), None)
+    record, _ = pack(1, 0, Header(1, {}, {}, 0).pack(), None)
     monkeypatch.undo()
     (folder / "chain-1.draws").write_bytes(record * 2)
     refused(folder, r"chain-1\.draws is of format 2, .* reads format 1: use the version")
@@ -100,10 +100,11 @@ def test_a_later_format(folder, monkeypatch):
     [
         b"no JSON",
         b"[]",
-        b'{"chain": 1, "versions": {}}',
-        b'{"chain": 1, "versions": {}, "variables": {"x": [[1], "object"]}}',
-        b'{"chain": 1, "versions": {}, "variables": {"x": [[-1], "float64"]}}',
-        b'{"chain": 1, "versions": {}, "variables": {"x": [[1e30], "float64"]}}',
+        b'{"chain": 1, "run": 0, "versions": {}}',
+        b'{"chain": 1, "versions": {}, "variables": {}}',
+        b'{"chain": 1, "run": 0, "versions": {}, "variables": {"x": [[1], "object"]}}',
+        b'{"chain": 1, "run": 0, "versions": {}, "variables": {"x": [[-1], "float64"]}}',
+        b'{"chain": 1, "run": 0, "versions": {}, "variables": {"x": [[1e30], "float64"]}}',
         b"[" * 100_000,
     ],
 )
@@ -114,7 +115,7 @@ def test_headers_that_are_none(folder, header):
 
 
 def test_draws_that_are_not_as_long_as_their_variables(folder):
-    header, _ = pack(1, 0, Header(1, {"x": ((2,), "float64")}, {}).pack(), None)
+    header, _ = pack(1, 0, Header(1, {"x": ((2,), "float64")}, {}, 0).pack(), None)
     (folder / "chain-1.draws").write_bytes(header * 2 + pack(1, 1, b"\0" + bytes(8), None)[0])
     refused(folder, r"draw 0, at byte \d+, has 9 bytes of values, and those .* are 17")
 
@@ -124,9 +125,9 @@ def test_a_chain_under_another_number(folder):
     refused(folder, r"chain-1\.draws has the draws of chain 0: name it chain-0\.draws again")
 
 
-def begin(folder, chain, rest=None):
+def begin(folder, chain, rest=None, run=0):
     """Make a chain of three draws."""
-    header = Header(chain, {"x": ((), "float64")}, {})
+    header = Header(chain, {"x": ((), "float64")}, {}, run)
     writer = ChainWriter(ChainLog(folder, chain), 0, header, rest)
     for k in range(3):
         writer.append({"x": np.array(k + 0.0)}, rest, rest, in_warmup=False)

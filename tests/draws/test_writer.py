@@ -21,7 +21,7 @@ from pymc_mpimap.draws.log import ChainLog
 from pymc_mpimap.draws.writer import ChainWriter
 from tests.draws.files import overwrite, records, state_file
 
-HEADER = Header(0, {"x": ((2,), "float64"), "n": ((), "int64")}, {"PyMC": "6"})
+HEADER = Header(0, {"x": ((2,), "float64"), "n": ((), "int64")}, {"PyMC": "6"}, 0)
 SETTINGS = {"step": 0.5}
 STATS = "accepted"
 
@@ -37,7 +37,7 @@ def opened(folder):
 
 def add(chain, k, state=None):
     # Records of different lengths, as those of a sampler with a history.
-    rest = ({"x": None, "hidden": np.array(-k)}, STATS + "x" * (7 * k))
+    rest = ({"x": None, "hidden": np.array(-k)}, STATS + "x" * (7 * k), None)
     chain.append(values(k), rest, {"after": k} if state is None else state, in_warmup=k < 2)
 
 
@@ -75,7 +75,7 @@ def test_draws_and_state_are_read_back(folder):
         assert draw["values"]["n"].shape == ()
         assert draw["values"]["n"] == k
     assert len([*log.draws()]) == 5
-    assert len([*log.draws(2)]) == 2
+    assert len([*log.draws(stop=2)]) == 2
     assert (log.header, log.settings(), log.n_draws, log.left_over) == (HEADER, SETTINGS, 5, 0)
     assert log.state() == (5, {"after": 4})
     assert log.unread() is None
@@ -316,7 +316,7 @@ def test_variables_that_change_are_refused(folder):
             chain.append({"x": changed, "n": np.array(1)}, None, None, in_warmup=False)
     chain.close()
     with pytest.raises(InputError, match=r"variable s, .* is not an array of plain num"):
-        Header(0, {"s": ((), "object")}, {})
+        Header(0, {"s": ((), "object")}, {}, 0)
     assert read(folder) == [*range(5)]
 
 
