@@ -157,10 +157,15 @@ class Recorder:
         if self._rejected_now:
             self._rejected_now.clear()
 
-    def tell(self) -> None:
+    def tell(self, where: str = "of the pool") -> None:
         """Log what kept proposals from being taken, unless all of it was told before.
 
         Values of -inf alone are no trouble: many models have them outside of their support.
+
+        Parameters
+        ----------
+        where : str, optional
+            Of which evaluations it is.
         """
         report = self.report()
         serious = [report.rejected, report.failed_solves]
@@ -170,7 +175,7 @@ class Recorder:
             self._told = count
             # Where there are no maps, a model's ODEs are counted all the same.
             what = (
-                f"Of {report.evaluations} evaluations of the pool"
+                f"Of {report.evaluations} evaluations {where}"
                 if report.evaluations
                 else (f"Of {report.solves} solves of ODEs")
             )

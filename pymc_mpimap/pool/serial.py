@@ -11,21 +11,23 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
+from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import override
 
 import numpy as np
 from pytensor.configdefaults import config
 
-from pymc_mpimap.errors import Incident, MapRectWarning, ParallelSamplingError
+from pymc_mpimap.errors import Incident, JobFailure, MapRectWarning, ParallelSamplingError
 from pymc_mpimap.map import Map
 from pymc_mpimap.pool.assembly import Assembly, assemblies
 from pymc_mpimap.pool.base import Pool
+from pymc_mpimap.pool.finite import not_finite
 from pymc_mpimap.pool.launch import POOL_OWNER, launched_ranks
 from pymc_mpimap.pool.program import Program
 from pymc_mpimap.pool.report import PoolReport, Recorder
 from pymc_mpimap.pool.share import Share
-from pymc_mpimap.pool.work import Work, inside_job
+from pymc_mpimap.pool.work import Work, hand_out, inside_job
 
 __all__ = ["SerialPool", "default_pool", "note_left"]
 
@@ -85,11 +87,22 @@ class SerialPool(Pool):
             failures += work.evaluate()
             outputs += [outcome() for outcome in outcomes]
         ended = time.perf_counter_ns()
-        self._recorder.evaluated([ended - begun], ended)
+        self._record(program, inputs, outputs, failures, ended - begun, ended)
+        return outputs
+
+    def _record(
+        self,
+        program: Program,
+        inputs: Sequence[np.ndarray],
+        outputs: Sequence[np.ndarray],
+        failures: Sequence[Incident],
+        spent: int,
+        ended: int,
+    ) -> None:
+        self._recorder.evaluated([spent], ended)
         if failures:
             self._recorder.noted(failures)
         self._recorder.gave(program, inputs, outputs)
-        return outputs
 
     @override
     def __exit__(
@@ -152,18 +165,75 @@ class _Plan:
 
 
 class _DefaultPool(SerialPool):
-    """The pool in force where the user asked for none: it says what was forgotten."""
+    """The pool in force where the user asked for none: it says what was forgotten.
+
+    Nobody leaves it. So it tells of rejections when there is the first, and at the process's end.
+    Within a job it is in force on each rank: what happens there is that job's evaluation's to tell.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._recorder.from_the_beginning()
+        self._warned: set[str] = set()
+        self._untold: list[JobFailure] = []
+        self._tells_at_exit = False
+
+    def begin_in_a_child(self) -> None:
+        """Count anew in a forked process: what came before is its parent's to tell."""
+        self._recorder = Recorder(self._recorder.hosts)
+        self._tells_at_exit = False
 
     def evaluate(self, program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         _refuse_child_of_a_pool()
         _warn_of_a_forgotten_pool()
         if _LEFT and not inside_job():
             _warn_of_a_pool_that_was_left(_LEFT.pop())
-        return super().evaluate(program, inputs)
+        outputs = super().evaluate(program, inputs)
+        if self._untold:
+            with self._lock:
+                untold, self._untold = self._untold, []
+            for failure in untold:
+                _warn_of_a_rejection(failure)
+        return outputs
+
+    @override
+    def _record(
+        self,
+        program: Program,
+        inputs: Sequence[np.ndarray],
+        outputs: Sequence[np.ndarray],
+        failures: Sequence[Incident],
+        spent: int,
+        ended: int,
+    ) -> None:
+        rejected = [failure for failure in failures if isinstance(failure, JobFailure)]
+        if inside_job():
+            jobs = {f"job {failure.job} of {failure.function}" for failure in rejected}
+            hand_out([*failures, *not_finite(program, inputs, outputs, jobs)])
+            return
+        super()._record(program, inputs, outputs, failures, spent, ended)
+        if rejected and not self._tells_at_exit:
+            self._tells_at_exit = True
+            # Not atexit, which processes of multiprocessing pass over: PyMC's chains are such.
+            Finalize(None, self._tell, exitpriority=0)
+        for failure in rejected:
+            if failure.function not in self._warned:
+                self._warned.add(failure.function)
+                self._untold.append(failure)
+
+    def _tell(self) -> None:
+        self._recorder.tell("without a pool")
+
+
+def _warn_of_a_rejection(failure: JobFailure) -> None:
+    warnings.warn(
+        f"job {failure.job} of {failure.function} raised {failure.exception}, and its proposal is "
+        "rejected, as on_error='reject' says. Where many are, the posterior is cut off. This is "
+        "said once for each function; how often, which jobs and why is in print(pool.report()) of "
+        "a pool: 'with pymc_mpimap.SerialPool() as pool:', and logged when this process ends",
+        MapRectWarning,
+        stacklevel=2,
+    )
 
 
 def _refuse_child_of_a_pool() -> None:
@@ -212,4 +282,6 @@ def _warn_of_a_pool_that_was_left(ranks: int) -> None:
 @cache
 def default_pool() -> SerialPool:
     """Return the pool of those who asked for none."""
-    return _DefaultPool()
+    pool = _DefaultPool()
+    os.register_at_fork(after_in_child=pool.begin_in_a_child)
+    return pool

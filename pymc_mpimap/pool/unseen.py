@@ -13,10 +13,13 @@ import weakref
 from collections.abc import Hashable, Set as AbstractSet
 from types import FrameType
 
-__all__ = ["Watch", "outermost_module", "tell", "without_caller"]
+__all__ = ["Watch", "may_be_evaluating", "outermost_module", "tell", "without_caller"]
 
 _COMPILED_CALLERS = ("pymc_mpimap", "pytensor", "numba")
 """Packages whose functions compiled code calls: below them there is no Python."""
+
+_EVALUATING = ("pymc_mpimap.op", "pymc_mpimap.pool")
+"""Where a thread is that evaluates maps, or holds the lock of a pool."""
 
 _open: weakref.WeakSet[Watch] = weakref.WeakSet()
 _lock = threading.Lock()
@@ -84,3 +87,19 @@ def outermost_module() -> str:
 def without_caller() -> bool:
     """Whether compiled code, and no function of Python's, gets what is raised in this thread."""
     return outermost_module().split(".")[0] in _COMPILED_CALLERS
+
+
+def may_be_evaluating() -> bool:
+    """Whether this thread may be amid an evaluation of maps, so that others wait for it.
+
+    That is not known of threads that Python did not start: their work may be a chain of a sampler.
+    """
+    mine = threading.get_ident() == threading.main_thread().ident
+    if not mine and outermost_module() != threading.__name__:
+        return True
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # CPython's public name for it
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith(_EVALUATING):
+            return True
+        frame = frame.f_back
+    return False

@@ -11,7 +11,8 @@ import inspect
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from enum import Enum
 from math import isfinite
 from time import perf_counter_ns
@@ -22,7 +23,7 @@ import numpy as np
 from pytensor.configdefaults import config
 
 from pymc_mpimap.blocks import additions
-from pymc_mpimap.errors import Incident, JobError, NotFinite
+from pymc_mpimap.errors import Incident, JobError, JobFailure, NotFinite
 from pymc_mpimap.job.base import Job, Kernel, Thunk
 from pymc_mpimap.pool.failures import as_cause, from_job, is_interrupt
 from pymc_mpimap.pool.levels import Levels
@@ -30,7 +31,7 @@ from pymc_mpimap.pool.share import Share, output_shapes
 from pymc_mpimap.signature import packed_offsets
 from pymc_mpimap.tally import TALLY
 
-__all__ = ["Work", "inside_job"]
+__all__ = ["Work", "hand_out", "inside_job"]
 
 _KERNELS: OrderedDict[tuple[Any, ...], Kernel] = OrderedDict()
 _MAX_KERNELS = 256
@@ -55,6 +56,11 @@ def inside_job() -> bool:
     return frame is not None
 
 
+def hand_out(incidents: Sequence[Incident]) -> None:
+    """Hand incidents of a map within a job to the evaluation of that job, see `inside_job`."""
+    _state.inner += incidents
+
+
 def compiled(job: Job) -> Kernel:
     """Return the kernel of a job, compiled at most once in this process and PyTensor mode."""
     key = (job, config.mode, config.linker, config.optimizer, config.floatX)
@@ -63,6 +69,15 @@ def compiled(job: Job) -> Kernel:
         while len(_KERNELS) > _MAX_KERNELS:
             _KERNELS.popitem(last=False)
     return _KERNELS[key]
+
+
+def _enter(
+    frame: FrameType | None, inner: list[Incident]
+) -> tuple[FrameType | None, list[Incident] | None]:
+    """Note that a frame evaluates jobs, and who collects incidents within them; return the last."""
+    outside = getattr(_state, "frame", None), getattr(_state, "inner", None)
+    _state.frame, _state.inner = frame, inner
+    return outside
 
 
 class How(Enum):
@@ -176,10 +191,10 @@ class Work:
         """Compile what the first evaluation would: one block, its result thrown away."""
         if self._thunks and self.share.map.job.cheap:
             # An error will be raised, or rejected, by the evaluation that follows.
-            outside, _state.frame = getattr(_state, "frame", None), inspect.currentframe()
+            outside = _enter(inspect.currentframe(), [])
             with contextlib.suppress(Exception, SystemExit):
                 self._thunk(*self.share.jobs(self.share.low))()
-            _state.frame = outside
+            _state.frame, _state.inner = outside
 
     def evaluate(self) -> list[Incident]:
         """Evaluate the blocks into `outputs`.
@@ -188,7 +203,7 @@ class Work:
         -------
         list of JobFailure or NotFinite
             The jobs that raised and were rejected, and those whose values, only summed, are not
-            finite.
+            finite. The same of maps within the jobs, of functions "f within g".
 
         Raises
         ------
@@ -196,11 +211,13 @@ class Work:
             If a job raised and the map says ``on_error="raise"``.
         """
         failures: list[Incident] = []
+        within: list[Incident] = []
+        inner: list[Incident] = []
         spent, thunks = self._spent, self._thunks
         self._evaluations += 1
         add, kept = np.add, self._kept
         COPY, KEEP, ADD_TO_KEPT = How.COPY, How.KEEP, How.ADD_TO_KEPT  # noqa: N806 # constants
-        outside, _state.frame = getattr(_state, "frame", None), inspect.currentframe()
+        outside = _enter(inspect.currentframe(), inner)
         try:
             begun = perf_counter_ns()
             for k, stores in enumerate(self._stores):
@@ -215,7 +232,10 @@ class Work:
                         raise
                     failed = error
                 if failed is not None:
-                    results = self._isolate(k, failed, failures)
+                    results = self._isolate(k, failed, failures, inner)
+                if inner:
+                    within += inner
+                    inner.clear()
                 for i, result in enumerate(results):
                     how, place, steps = stores[i]
                     if how is COPY:
@@ -231,8 +251,19 @@ class Work:
                 begun = ended
             self._add_up(failures)
         finally:
-            _state.frame = outside
+            _state.frame, _state.inner = outside
+        if within:
+            failures += self._own(within)
         return failures
+
+    def _own(self, within: Sequence[Incident]) -> Iterator[Incident]:
+        """Say of incidents of maps within the jobs where that was."""
+        for incident in within:
+            function = f"{incident.function} within {self.share.map.job.name}"
+            if isinstance(incident, JobFailure):
+                yield replace(incident, function=function, rank=self.share.rank)
+            else:
+                yield replace(incident, function=function)
 
     def _thunk(self, start: int, end: int) -> Thunk:
         """Return what evaluates these jobs, counted from the share's first; compiles it."""
@@ -247,10 +278,14 @@ class Work:
                 parts.append(value[offsets[start] : offsets[end]])
         return compiled(self.share.map.job)(self.share.first + start, end - start, parts)
 
-    def _isolate(self, k: int, failed: BaseException, failures: list[Incident]) -> Sequence[Any]:
+    def _isolate(
+        self, k: int, failed: BaseException, failures: list[Incident], inner: list[Incident]
+    ) -> Sequence[Any]:
         """Find the jobs that raised in a block; raise the first, or let zeros stand in for them."""
         share = self.share
         start, end = share.jobs(share.low + k)
+        if end - start > 1:
+            inner.clear()  # All jobs are evaluated once more, and what is within them.
         results: list[Sequence[Any]] = []
         for j in range(start, end):
             error: BaseException | None = failed if end - start == 1 else None

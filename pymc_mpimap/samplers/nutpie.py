@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from types import ModuleType
 from typing import Any
 
-from pymc_mpimap.pool.unseen import Watch
+from pymc_mpimap.pool.unseen import Watch, may_be_evaluating
 from pymc_mpimap.samplers.wrapping import Around, maps_in, wrap
 
 __all__ = ["guard"]
@@ -32,7 +33,10 @@ def guard(module: ModuleType) -> bool:
         "inspect": _inspected,
         "cancel": _cancelled,
     }
-    return wrap(getattr(module, "_BackgroundSampler", None), arounds)
+    owner = getattr(module, "_BackgroundSampler", None)
+    if hasattr(owner, "__del__"):
+        arounds["__del__"] = _deleted
+    return wrap(owner, arounds)
 
 
 def _started(init: Any, sampler: Any, compiled_model: Any, *args: Any, **kwargs: Any) -> None:
@@ -91,6 +95,7 @@ def _inspected(inspect: Any, sampler: Any) -> Any:
         if watch.error is None:
             raise
     if watch.error is not None:
+        sampler.cancel()
         raise watch.error
     return draws
 
@@ -105,3 +110,16 @@ def _cancelled(cancel: Any, sampler: Any) -> None:
             raise
     finally:
         watch.close()
+
+
+def _deleted(delete: Any, sampler: Any) -> None:
+    """End the chains of a sampler that nobody has any more, in a thread that they do not wait for.
+
+    The garbage collector calls this in whatever thread it runs: also in a chain's own, or in one
+    that holds the lock of the pool that the chains are waiting for.
+    """
+    if not may_be_evaluating():
+        delete(sampler)
+        return
+    ending = threading.Thread(target=delete, args=(sampler,), name="ends chains", daemon=True)
+    ending.start()
