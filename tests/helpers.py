@@ -94,6 +94,10 @@ def large_arrays(where: str) -> Iterator[None]:
     lay_out_anew()
 
 
+rejects = pytest.mark.filterwarnings(r"ignore:job \d+ of:pymc_mpimap.MapRectWarning")
+"""Marks tests that reject proposals in whatever pool: where there is none, that is warned of."""
+
+
 def in_modes(*names: str) -> pytest.MarkDecorator:
     """Run a test in these PyTensor modes."""
     return pytest.mark.parametrize("mode", names, indirect=True)

@@ -2,7 +2,9 @@
 
 import _thread
 import functools
+import gc
 import threading
+import weakref
 from types import ModuleType
 
 import numpy as np
@@ -213,6 +215,49 @@ def test_no_way_leads_to_the_draws_of_a_run_that_failed():
         with pytest.raises(JobError):
             way()
     sampler.cancel()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_not_interrupted")
+@pytest.mark.parametrize("way", ["inspect", "abort"])
+def test_the_chains_have_ended_when_their_error_is_raised(way):
+    """Else the garbage collector ends them, in whatever thread it runs."""
+    sampler = background(build(), draws=10**6)
+    with pytest.raises(JobError):
+        while True:
+            sampler.inspect()
+    if way == "abort":
+        with pytest.raises(JobError):
+            sampler.abort()
+    assert sampler.is_finished
+
+
+@pytest.mark.slow
+def test_the_garbage_collector_may_end_the_chains_from_one_of_them():
+    """The chain holds the lock of the pool then, and would wait for itself."""
+    dropped, collected = threading.Event(), threading.Event()
+
+    @numeric_job
+    def job(mu, _j):
+        if dropped.is_set() and not collected.is_set():
+            gc.collect()
+            collected.set()
+        return -0.5 * mu**2, -mu
+
+    with pm.Model() as model:
+        pm.Potential("y", map_rect(job, pm.Normal("mu"), 1).sum())
+    sampler = background(model, draws=10**7)
+    ended = weakref.ref(sampler)
+    sampler.itself = sampler
+    del sampler
+    dropped.set()
+    assert collected.wait(60)
+    for thread in threading.enumerate():
+        if thread.name == "ends chains":
+            thread.join(60)
+            assert not thread.is_alive()
+    gc.collect()
+    assert ended() is None
 
 
 @pytest.mark.slow

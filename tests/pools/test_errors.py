@@ -11,7 +11,9 @@ from pytensor.gradient import pushforward
 from pytensor.raise_op import Assert
 
 from pymc_mpimap import JobError, SerialPool, current_pool, map_rect, numeric_job
-from tests.helpers import assert_same_bits, evaluate, in_modes, ranks
+from tests.helpers import assert_same_bits, evaluate, in_modes, ranks, rejects
+
+pytestmark = rejects
 
 N = 7
 

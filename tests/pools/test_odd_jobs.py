@@ -10,7 +10,9 @@ import pytensor.tensor as pt
 import pytest
 
 from pymc_mpimap import JobError, SerialPool, current_pool, map_rect, numeric_job
-from tests.helpers import assert_same_bits, in_modes, ranks
+from tests.helpers import assert_same_bits, in_modes, ranks, rejects
+
+pytestmark = rejects
 
 N = 7
 

@@ -1,0 +1,81 @@
+"""Rejections where there is no pool: a posterior is not cut off without a word."""
+
+import os
+import threading
+import warnings
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import pytest
+
+from pymc_mpimap import MapRectWarning, SerialPool, map_rect, numeric_job
+from tests.programs import run
+
+
+def rejecting(name):
+    @numeric_job(derivatives=None)
+    def fails(theta, job):
+        if job > theta:
+            raise ZeroDivisionError(f"no root of {job}")
+        return theta
+
+    theta = pt.dscalar("theta")
+    output = map_rect(fails, theta, np.arange(4.0), on_error="reject", name=name)
+    return pytensor.function([theta], output.sum())
+
+
+def test_the_first_rejection_of_each_function_is_warned_of():
+    function, another = rejecting("told once"), rejecting("told, too")
+    function(3.0)
+    with pytest.warns(MapRectWarning) as caught:
+        assert [function(theta) for theta in (1.0, 0.0, 1.0)] == [-np.inf] * 3
+        assert another(0.0) == -np.inf
+    first, second = (str(warning.message) for warning in caught)
+    assert first.startswith("job 2 of told once raised ZeroDivisionError: no root of 2.0, and its ")
+    assert "print(pool.report())" in first
+    assert "with pymc_mpimap.SerialPool() as pool:" in first
+    assert second.startswith("job 1 of told, too raised ")
+
+
+def test_a_pool_tells_by_itself():
+    """By its report and when it is left; it warns of nothing."""
+    with SerialPool() as pool, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rejecting("told by the pool")(1.0)
+    assert caught == []
+    assert pool.report().rejected["job 2 of told by the pool"] == 1
+
+
+def test_a_rejection_in_another_thread_is_warned_of():
+    function = rejecting("told in a thread")
+    with pytest.warns(MapRectWarning, match="job 1 of told in a thread"):
+        thread = threading.Thread(target=function, args=(0.0,))
+        thread.start()
+        thread.join()
+
+
+def test_a_warning_that_is_made_an_error_is_raised():
+    """Once: what was counted is not lost, and the next evaluation is one like others."""
+    function = rejecting("told as an error")
+    with pytest.raises(MapRectWarning, match="job 1 of told as an error"):
+        function(0.0)
+    assert function(0.0) == -np.inf
+
+
+def test_each_process_tells_of_its_own_rejections_at_its_end():
+    result = run(0, "rejects.py", env={**os.environ, "PYTHONWARNINGS": "default"})
+    assert result.returncode == 0
+    assert result.stderr.count("MapRectWarning: job 0 of fit raised ZeroDivisionError") == 1
+    told = [
+        line
+        for times in (5, 3)
+        for line in (
+            f"Of {times} evaluations without a pool, some gave no valid value:",
+            f"  rejected {2 * times} times: jobs 0 ({times} times) and 1 ({times} times) of fit: "
+            "ZeroDivisionError: no root",
+        )
+    ]
+    said = result.stderr.splitlines()
+    assert [line for line in said if line in told] == told
+    assert sum("evaluations" in line for line in said) == 2
