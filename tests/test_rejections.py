@@ -1,8 +1,8 @@
 """Rejections where there is no pool: a posterior is not cut off without a word."""
 
 import os
-import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytensor
@@ -29,13 +29,13 @@ def test_the_first_rejection_of_each_function_is_warned_of():
     function, another = rejecting("told once"), rejecting("told, too")
     function(3.0)
     with pytest.warns(MapRectWarning) as caught:
-        assert [function(theta) for theta in (1.0, 0.0, 1.0)] == [-np.inf] * 3
-        assert another(0.0) == -np.inf
+        values = [f(theta) for f in (function, another) for theta in (1.0, 0.0, 1.0)]
+    assert values == [-np.inf] * 6
     first, second = (str(warning.message) for warning in caught)
     assert first.startswith("job 2 of told once raised ZeroDivisionError: no root of 2.0, and its ")
     assert "print(pool.report())" in first
     assert "with pymc_mpimap.SerialPool() as pool:" in first
-    assert second.startswith("job 1 of told, too raised ")
+    assert second.startswith("job 2 of told, too raised ")
 
 
 def test_a_pool_tells_by_itself():
@@ -49,10 +49,11 @@ def test_a_pool_tells_by_itself():
 
 def test_a_rejection_in_another_thread_is_warned_of():
     function = rejecting("told in a thread")
-    with pytest.warns(MapRectWarning, match="job 1 of told in a thread"):
-        thread = threading.Thread(target=function, args=(0.0,))
-        thread.start()
-        thread.join()
+    with (
+        ThreadPoolExecutor() as threads,
+        pytest.warns(MapRectWarning, match="job 1 of told in a thread"),
+    ):
+        assert threads.submit(function, 0.0).result() == -np.inf
 
 
 def test_a_warning_that_is_made_an_error_is_raised():
@@ -67,15 +68,10 @@ def test_each_process_tells_of_its_own_rejections_at_its_end():
     result = run(0, "rejects.py", env={**os.environ, "PYTHONWARNINGS": "default"})
     assert result.returncode == 0
     assert result.stderr.count("MapRectWarning: job 0 of fit raised ZeroDivisionError") == 1
-    told = [
-        line
-        for times in (5, 3)
-        for line in (
-            f"Of {times} evaluations without a pool, some gave no valid value:",
-            f"  rejected {2 * times} times: jobs 0 ({times} times) and 1 ({times} times) of fit: "
-            "ZeroDivisionError: no root",
-        )
+    said = [line for line in result.stderr.splitlines() if "valid value" in line or "times" in line]
+    assert said == [
+        "Of 5 evaluations without a pool, some gave no valid value:",
+        "  rejected 10 times: jobs 0 (5 times) and 1 (5 times) of fit: ZeroDivisionError: no root",
+        "Of 3 evaluations without a pool, some gave no valid value:",
+        "  rejected 6 times: jobs 0 (3 times) and 1 (3 times) of fit: ZeroDivisionError: no root",
     ]
-    said = result.stderr.splitlines()
-    assert [line for line in said if line in told] == told
-    assert sum("evaluations" in line for line in said) == 2

@@ -86,8 +86,7 @@ class SerialPool(Pool):
         for work, outcomes in plan.steps:
             failures += work.evaluate()
             outputs += [outcome() for outcome in outcomes]
-        ended = time.perf_counter_ns()
-        self._record(program, inputs, outputs, failures, ended - begun, ended)
+        self._record(program, inputs, outputs, failures, begun)
         return outputs
 
     def _record(
@@ -96,10 +95,10 @@ class SerialPool(Pool):
         inputs: Sequence[np.ndarray],
         outputs: Sequence[np.ndarray],
         failures: Sequence[Incident],
-        spent: int,
-        ended: int,
+        begun: int,
     ) -> None:
-        self._recorder.evaluated([spent], ended)
+        ended = time.perf_counter_ns()
+        self._recorder.evaluated([ended - begun], ended)
         if failures:
             self._recorder.noted(failures)
         self._recorder.gave(program, inputs, outputs)
@@ -203,15 +202,14 @@ class _DefaultPool(SerialPool):
         inputs: Sequence[np.ndarray],
         outputs: Sequence[np.ndarray],
         failures: Sequence[Incident],
-        spent: int,
-        ended: int,
+        begun: int,
     ) -> None:
         rejected = [failure for failure in failures if isinstance(failure, JobFailure)]
         if inside_job():
             jobs = {f"job {failure.job} of {failure.function}" for failure in rejected}
             hand_out([*failures, *not_finite(program, inputs, outputs, jobs)])
             return
-        super()._record(program, inputs, outputs, failures, spent, ended)
+        super()._record(program, inputs, outputs, failures, begun)
         if rejected and not self._tells_at_exit:
             self._tells_at_exit = True
             # Not atexit, which processes of multiprocessing pass over: PyMC's chains are such.

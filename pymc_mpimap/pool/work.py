@@ -11,7 +11,7 @@ import inspect
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 from math import isfinite
@@ -211,7 +211,6 @@ class Work:
             If a job raised and the map says ``on_error="raise"``.
         """
         failures: list[Incident] = []
-        within: list[Incident] = []
         inner: list[Incident] = []
         spent, thunks = self._spent, self._thunks
         self._evaluations += 1
@@ -221,7 +220,7 @@ class Work:
         try:
             begun = perf_counter_ns()
             for k, stores in enumerate(self._stores):
-                failed = None
+                failed, before = None, len(inner)
                 try:
                     thunk = thunks[k]
                     if thunk is None:
@@ -232,10 +231,7 @@ class Work:
                         raise
                     failed = error
                 if failed is not None:
-                    results = self._isolate(k, failed, failures, inner)
-                if inner:
-                    within += inner
-                    inner.clear()
+                    results = self._isolate(k, failed, failures, before)
                 for i, result in enumerate(results):
                     how, place, steps = stores[i]
                     if how is COPY:
@@ -249,21 +245,19 @@ class Work:
                 ended = perf_counter_ns()
                 spent[k] += ended - begun
                 begun = ended
+            within = [self._own(incident) for incident in inner]
             self._add_up(failures)
         finally:
             _state.frame, _state.inner = outside
-        if within:
-            failures += self._own(within)
+        failures += within
         return failures
 
-    def _own(self, within: Sequence[Incident]) -> Iterator[Incident]:
-        """Say of incidents of maps within the jobs where that was."""
-        for incident in within:
-            function = f"{incident.function} within {self.share.map.job.name}"
-            if isinstance(incident, JobFailure):
-                yield replace(incident, function=function, rank=self.share.rank)
-            else:
-                yield replace(incident, function=function)
+    def _own(self, incident: Incident) -> Incident:
+        """Say of an incident of a map within a job where that was."""
+        function = f"{incident.function} within {self.share.map.job.name}"
+        if isinstance(incident, JobFailure):
+            return replace(incident, function=function, rank=self.share.rank)
+        return replace(incident, function=function)
 
     def _thunk(self, start: int, end: int) -> Thunk:
         """Return what evaluates these jobs, counted from the share's first; compiles it."""
@@ -279,13 +273,14 @@ class Work:
         return compiled(self.share.map.job)(self.share.first + start, end - start, parts)
 
     def _isolate(
-        self, k: int, failed: BaseException, failures: list[Incident], inner: list[Incident]
+        self, k: int, failed: BaseException, failures: list[Incident], before: int
     ) -> Sequence[Any]:
         """Find the jobs that raised in a block; raise the first, or let zeros stand in for them."""
         share = self.share
         start, end = share.jobs(share.low + k)
         if end - start > 1:
-            inner.clear()  # All jobs are evaluated once more, and what is within them.
+            # All jobs are evaluated once more, and so are the maps within them.
+            del _state.inner[before:]
         results: list[Sequence[Any]] = []
         for j in range(start, end):
             error: BaseException | None = failed if end - start == 1 else None

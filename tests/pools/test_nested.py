@@ -3,7 +3,6 @@
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
-
 import pytest
 from pytensor.raise_op import Assert
 
@@ -86,9 +85,7 @@ def test_what_is_rejected_within_a_job_is_reported(grain_size, mode):
 
     own, flags = pt.dvector("own", shape=(7,)), np.zeros((7, 3), int)
     flags[1, 2] = flags[5, 0] = 7
-    output = map_rect(
-        outer, 0.0, own, flags, on_error="reject", grain_size=grain_size, name=name
-    )
+    output = map_rect(outer, 0.0, own, flags, on_error="reject", grain_size=grain_size, name=name)
     function = pytensor.function([own], output)
     for last in (5.0, 6.0):
         values = function(np.r_[np.zeros(6), last])
