@@ -76,6 +76,7 @@ def map_rect(
     on_error : {"raise", "reject"}
         When a job raises: raise `JobError`, or let the job's value be -inf and its derivatives
         zero, so that the sampler rejects the proposal; the pool's report counts these.
+        Without a pool, the first of each function is a MapRectWarning.
     grain_size : int, optional
         How many consecutive jobs make a block, the unit of work and of summation. By default one
         for numeric jobs; traced ones are grouped in at most 64 blocks, or 16 where more would be
