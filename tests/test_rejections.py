@@ -1,6 +1,8 @@
 """Rejections where there is no pool: a posterior is not cut off without a word."""
 
 import os
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -54,6 +56,26 @@ def test_a_rejection_in_another_thread_is_warned_of():
         pytest.warns(MapRectWarning, match="job 1 of told in a thread"),
     ):
         assert threads.submit(function, 0.0).result() == -np.inf
+
+
+def test_threads_that_ask_first_at_the_same_time_get_one_pool():
+    """Else each would count, warn and tell for itself."""
+    code = """
+import socket, threading
+from pymc_mpimap import current_pool
+together, pools = threading.Barrier(2, timeout=20), set()
+socket.gethostname = lambda: f"host {together.wait()}"  # Until another makes a pool, too.
+threads = [threading.Thread(target=lambda: pools.add(current_pool())) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(pools))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert said.stdout == "1\n"
 
 
 def test_a_warning_that_is_made_an_error_is_raised():

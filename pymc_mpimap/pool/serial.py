@@ -277,9 +277,11 @@ def _warn_of_a_pool_that_was_left(ranks: int) -> None:
     )
 
 
-@cache
+# Made on import: of several threads that ask for it at the same time, each would make its own.
+_DEFAULT = _DefaultPool()
+os.register_at_fork(after_in_child=_DEFAULT.begin_in_a_child)
+
+
 def default_pool() -> SerialPool:
     """Return the pool of those who asked for none."""
-    pool = _DefaultPool()
-    os.register_at_fork(after_in_child=pool.begin_in_a_child)
-    return pool
+    return _DEFAULT
