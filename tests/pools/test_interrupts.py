@@ -11,7 +11,7 @@ import pytest
 from pymc_mpimap import current_pool, map_rect, numeric_job
 from pymc_mpimap.pool.balance import Balance
 from pymc_mpimap.pool.link import Link
-from tests.helpers import assert_same_bits, large_arrays
+from tests.helpers import assert_same_bits, large_arrays, rejects
 from tests.interrupting import interrupt_at_every_line
 
 
@@ -74,6 +74,7 @@ def test_interrupted_while_sending(monkeypatch, step):
     assert_same_bits(other, np.arange(30.0).reshape(6, 5).sum(axis=1))
 
 
+@rejects
 def test_interrupted_evaluation_that_fails_at_length(monkeypatch):
     """A long account of a failure is on its way when large data are to be sent."""
 
