@@ -64,7 +64,7 @@ class MapRectOp(Op):
 
     @property
     def program(self) -> Program:
-        """What the pool is given: the maps, with graphs that are rewritten for a backend."""
+        """The program that the pool is given, with graphs that are rewritten for a backend."""
         if self._lowered is not None:
             return self._lowered
         key = config.mode, config.linker, config.optimizer, config.floatX

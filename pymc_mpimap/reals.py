@@ -32,7 +32,7 @@ _NATIVE = frozenset("?bBhHiIlLfdFD")
 """The characters of NumPy's types that PyTensor and numba compute with."""
 
 _WIDER = {"e": "float64", "g": "float64", "G": "complex128", "q": "int64", "Q": "uint64"}
-"""What others become: half precision, long double, and a second name of 64 bits."""
+"""The types that others become: half precision, long double, a second name of 64 bits."""
 
 _EXACT = 2**53
 """Integers up to here are float64 numbers."""

@@ -44,7 +44,7 @@ class NotRealError(Exception):
 
     @property
     def found(self) -> str:
-        """What was found, and where in it."""
+        """The value that was found, and its place."""
         return self.what + (f", the first at {list(self.at)}" if self.at else "")
 
     def refusal(self, *, rows_are_jobs: bool = False) -> InputError:

@@ -1,4 +1,4 @@
-"""What compiled code counts in this process: solves of ODEs, and why and where some failed.
+"""Counts of compiled code in this process: solves of ODEs, and why and where some failed.
 
 Counts are words that are only ever added to, so that those of several ranks can be added up, and
 what is not to count can be subtracted.
@@ -54,7 +54,7 @@ REASONS = {
 FIRST_NOT_FINITE, LAST_NOT_FINITE = min(NOT_FINITE), max(NOT_FINITE)
 
 RIGHT_HAND_SIDE, DERIVATIVE = 1, 2
-"""What was not finite."""
+"""The two things that may not be finite."""
 
 # A place is of a state, for the right-hand side or its derivative: how many failures there were,
 # and the sums of the state's keys, of their squares, of the times and of the state's values, as
@@ -64,7 +64,7 @@ PLACES = OTHER + 1
 N_COUNTS = PLACES + N_PLACES * PLACE
 
 TALLY = np.zeros(N_COUNTS, np.int64)
-"""Where compiled code counts: all solves, failures by their reason's number, then by place."""
+"""The counts of compiled code: all solves, failures by their reason's number, then by place."""
 
 _names: dict[int, tuple[str, str]] = {}
 

@@ -23,7 +23,7 @@ _KINDS = "biufc"
 
 @dataclass(frozen=True)
 class Header:
-    """What the plain part of a chain's first record says.
+    """The plain part of a chain's first record.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Header:
 
     @property
     def n_bytes(self) -> int:
-        """How long the plain part of a draw is."""
+        """The length of the plain part of a draw."""
         return self._draw.itemsize
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What is on disk of one chain, read."""
+"""Logs: one chain's draws on disk, read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["ChainLog", "chains_by_run"]
 
 
 class ChainLog:
-    """What is on disk of one chain, as it was when this was made.
+    """One chain on disk, as it was when this was made.
 
     Parameters
     ----------
@@ -109,12 +109,12 @@ class ChainLog:
 
     @property
     def n_draws(self) -> int:
-        """How many whole draws there are."""
+        """The number of whole draws."""
         return len(self._scan.draws)
 
     @property
     def starts(self) -> list[int]:
-        """Where each draw begins, and where the next one will."""
+        """The place at which each draw begins, and the next one will."""
         return [*(draw.start for draw in self._scan.draws), self._scan.end]
 
     @property
@@ -124,7 +124,7 @@ class ChainLog:
 
     @property
     def left_over(self) -> int:
-        """How many bytes follow of a draw that was not written to its end."""
+        """The number of bytes that follow of a draw that was not written to its end."""
         return self.n_bytes - self._scan.end
 
     def unread(self) -> str | None:

@@ -65,7 +65,7 @@ def _own_part(method: Any, point: Mapping[str, np.ndarray]) -> Any:
 
 
 def has_logp(draw: int) -> bool:
-    """Whether the log-density is kept with a draw: 0, 1, 3, 7, 15 and so on.
+    """Return whether the log-density is kept with a draw: 0, 1, 3, 7, 15 and so on.
 
     An evaluation for each draw might double what a chain costs; these are a few dozen, and the
     newest is always in the later half of the chain. The first draw alone would not do: it may be
@@ -91,7 +91,7 @@ _ULPS = 64
 """The same in units in the last place, where these are coarser: in single precision."""
 
 _ROUNDING = 1e-12
-"""What rounding may leave of a difference of equal numbers."""
+"""The most that rounding may leave of a difference of equal numbers."""
 
 
 @dataclass(frozen=True)

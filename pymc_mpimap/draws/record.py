@@ -45,7 +45,7 @@ def pack(identity: int, number: int, plain: bytes, value: Any) -> tuple[bytes, i
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What stands before the two parts of a record, and where."""
+    """The frame in front of the two parts of a record, and its place."""
 
     start: int
     format: int
@@ -70,27 +70,27 @@ class Frame:
 
     @staticmethod
     def begins_like(data: bytes, identity: int, number: int) -> bool:
-        """Whether bytes are the first of a record's, so far as that can be told."""
+        """Return whether bytes may be the first ones of a record."""
         known = _FIELDS.pack(MAGIC, FORMAT, identity, number, 0, 0, 0)[:24]
         return data[:24] == known[: len(data)]
 
     @property
     def plain(self) -> slice:
-        """Where the plain part is."""
+        """The place of the plain part."""
         return slice(self.start + self.SIZE, self.start + self.SIZE + self.n_plain)
 
     @property
     def pickled(self) -> slice:
-        """Where the pickled part is."""
+        """The place of the pickled part."""
         return slice(self.plain.stop, self.stop)
 
     @property
     def stop(self) -> int:
-        """Where the record ends."""
+        """The end of the record."""
         return self.start + self.SIZE + self.n_plain + self.n_pickled
 
     def is_whole(self, data: bytes) -> bool:
-        """Whether both parts are there, and have their checksum."""
+        """Return whether both parts are there and have the right checksum."""
         return self.stop <= len(data) and self.checksum == _checksum(
             data[self.plain], data[self.pickled]
         )

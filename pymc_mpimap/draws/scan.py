@@ -12,7 +12,7 @@ from pymc_mpimap.draws.record import FORMAT, MAGIC, Frame
 __all__ = ["HEADERS", "Fault", "Scan", "name_of", "scan"]
 
 HEADERS = 2
-"""How often the header stands at the front of a log: one may be damaged."""
+"""Copies of the header at the front of a log: one may be damaged."""
 
 _DISK_BLOCK = 512
 """Bytes that a disk writes wholly or not at all; the blocks of file systems are multiples of it."""
@@ -37,7 +37,7 @@ class Fault:
 
 @dataclass
 class Scan:
-    """What there is in a log.
+    """The contents of a log.
 
     Attributes
     ----------

@@ -40,7 +40,7 @@ _VISIBLE = 1e-6
 
 @dataclass
 class _Run:
-    """What the copies of a trace share, one for each chain.
+    """The state that the copies of a trace share, one for each chain.
 
     Attributes
     ----------

@@ -214,7 +214,7 @@ def _check_is_begun(file: io.FileIO, path: Path) -> None:
 
 
 def _is_at(file: io.FileIO, path: Path) -> bool:
-    """Whether a path leads to an open file."""
+    """Return whether a path leads to an open file."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
     except FileNotFoundError:

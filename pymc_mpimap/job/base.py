@@ -54,7 +54,7 @@ class Job(ABC):
 
     @property
     def is_lowered(self) -> bool:
-        """Whether its graphs, if it has any, are rewritten for a backend."""
+        """True once its graphs, if it has any, are rewritten for a backend."""
         return True
 
     def lowered(self, mode: Mode | None = None) -> Self:  # noqa: ARG002 # of jobs with graphs

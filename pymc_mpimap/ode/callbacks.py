@@ -56,7 +56,7 @@ def jacobian(t, vector, _f, matrix, user, _1, _2, _3):
 """
 
 MENDED = Buffer("pymc_mpimap_ode_mended", 1)
-"""Where compiled code finds the address of `faults.mended`, once it is compiled."""
+"""The address of `faults.mended`, once it is compiled, for compiled code."""
 
 
 class Callbacks:

@@ -1,4 +1,4 @@
-"""Where the right-hand side, or its derivative, is not finite.
+"""Faults: a right-hand side, or its derivative, that is not finite.
 
 At a state of 0 a derivative may be infinite, as those of ``sqrt(y)`` and of powers below 1 are.
 Such a state mostly starts there, or waits for its first dose, and nothing has moved it yet: its
@@ -36,7 +36,7 @@ from pymc_mpimap.tally import (
 __all__ = ["AGAIN", "TINY", "mended", "number_of", "ordered", "place_of", "tables"]
 
 AGAIN = 2
-"""What `mended` returns where a limit is to be taken."""
+"""The value of `mended` by which it asks for a limit."""
 
 # Where states at 0 are moved to, by turns: first so near that its powers are no different from 0's,
 # then so that powers of its reciprocal do not overflow. No state has such a value by itself.

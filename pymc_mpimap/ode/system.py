@@ -66,7 +66,7 @@ class System:
 
     @property
     def n_states(self) -> int:
-        """How many states there are."""
+        """The number of states."""
         return len(self.states)
 
     @cached_property

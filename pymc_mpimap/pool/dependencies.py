@@ -1,4 +1,4 @@
-"""What a program depends on and does not contain: code that each process has found for itself.
+"""Dependencies of a program: code and values that each process has found for itself.
 
 A graph names its Ops; which function computes them is looked up in registries that every import
 may add to. A job's function names the variables of its module; each process has its own. Rank 0
@@ -41,7 +41,7 @@ _REGISTRIES = {
 
 @dataclass(frozen=True)
 class Dependencies:
-    """What rank 0 has found for a program.
+    """The code and values that rank 0 has found for a program.
 
     Attributes
     ----------

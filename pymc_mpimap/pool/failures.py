@@ -43,7 +43,7 @@ def from_job(error: BaseException, rank: int) -> bool:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether this is a KeyboardInterrupt; the exception itself is not asked, who may raise."""
+    """Return whether this is a KeyboardInterrupt, without asking the exception, which may raise."""
     return issubclass(type(error), KeyboardInterrupt)
 
 

@@ -30,7 +30,7 @@ Variables = dict[tuple[str, str], Any]
 
 
 class Snapshot:
-    """What the user's own modules held when the ranks met."""
+    """The variables of the user's own modules as they were when the ranks met."""
 
     def __init__(self) -> None:
         modules = own_modules()

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 __all__ = ["Reason", "Reasons", "in_lines"]
 
 _MOST_TEXTS = 10
-"""How many texts of one kind of exception, in one function, are reasons of their own."""
+"""Texts of one kind of exception, in one function, that are reasons of their own."""
 
 _MOST_KINDS = 50
-"""How many kinds of exceptions are told apart, in all functions."""
+"""Kinds of exceptions that are told apart, in all functions."""
 
 _MOST_LINES = 20
-"""How many reasons are printed."""
+"""Reasons that are printed."""
 
 _MOST_JOBS = 3
-"""How many jobs of each are named."""
+"""Jobs of each reason that are named."""
 
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 

@@ -19,7 +19,7 @@ _COMPILED_CALLERS = ("pymc_mpimap", "pytensor", "numba")
 """Packages whose functions compiled code calls: below them there is no Python."""
 
 _EVALUATING = ("pymc_mpimap.op", "pymc_mpimap.pool")
-"""Where a thread is that evaluates maps, or holds the lock of a pool."""
+"""Functions that a thread is in while it evaluates maps, or holds the lock of a pool."""
 
 _open: weakref.WeakSet[Watch] = weakref.WeakSet()
 _lock = threading.Lock()
@@ -85,12 +85,12 @@ def outermost_module() -> str:
 
 
 def without_caller() -> bool:
-    """Whether compiled code, and no function of Python's, gets what is raised in this thread."""
+    """Return whether compiled code, not Python's, receives what is raised in this thread."""
     return outermost_module().split(".")[0] in _COMPILED_CALLERS
 
 
 def may_be_evaluating() -> bool:
-    """Whether this thread may be amid an evaluation of maps, so that others wait for it.
+    """Return whether this thread may be amid an evaluation of maps, so that others wait for it.
 
     That is not known of threads that Python did not start: their work may be a chain of a sampler.
     """

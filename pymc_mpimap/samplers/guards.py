@@ -1,4 +1,4 @@
-"""Which samplers and optimizers are seen to: as soon as they are imported."""
+"""Guards of samplers and optimizers, put in place as soon as these are imported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GUARDS: dict[str, Callable[[ModuleType], bool]] = {
     "pymc.smc.parallel": processes.guard_smc,
     "pytensor.link.jax.linker": jax.guard_linker,
 }
-"""What is done with each module; it returns whether it found what it looked for."""
+"""The guard of each module; it returns whether it found what it looked for."""
 
 
 def _guard(module: ModuleType) -> None:

@@ -18,7 +18,7 @@ from pymc_mpimap.samplers.wrapping import maps_in, wrap
 __all__ = ["InCallbackError", "guard_linker", "guard_numpyro", "guard_pymc", "stand_in"]
 
 _MOST_KEPT = 16
-"""How many exceptions are kept until they are looked for: one of each thread that evaluates."""
+"""Exceptions that are kept until they are looked for: one of each thread that evaluates."""
 
 _numbers = itertools.count(1)
 _raised: OrderedDict[str, BaseException] = OrderedDict()
