@@ -25,7 +25,7 @@ class Blocks:
 
     @property
     def count(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return -(-self.n_jobs // self.grain_size)
 
     def first_job(self, block: int) -> int:

@@ -68,7 +68,7 @@ def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _nobody_writes(array: np.ndarray) -> bool:
-    """Whether an array, and what it is a view of, are read-only; files are, opened so."""
+    """Return whether an array, and its base, are read-only; files that are opened so are."""
     base: Any = array
     while isinstance(base, np.ndarray):
         if base.flags.writeable:
@@ -90,7 +90,7 @@ class JobData(ABC):
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells these data, and of which jobs they are, from all others."""
+        """The key that tells these data, and the jobs that they are of, from all others."""
         return type(self).__name__, self.digest
 
     @abstractmethod
@@ -138,7 +138,7 @@ class JobParts(JobData):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many jobs' data these are."""
+        """Return the number of jobs that these data are of."""
 
     @abstractmethod
     def _joined(self, parts: Sequence[Self]) -> Self:

@@ -76,7 +76,7 @@ class RankLostError(PoolError):
 
 @dataclass(frozen=True)
 class JobFailure:
-    """What a rank reports of a job that raised: plain strings, so that it always travels."""
+    """A rank's report of a job that raised: plain strings, which can always be sent."""
 
     function: str
     job: int
@@ -98,7 +98,7 @@ class JobFailure:
 
 @dataclass(frozen=True)
 class NotFinite:
-    """What a rank reports of a job whose value is NaN or infinite, and is only summed."""
+    """A rank's report of a job whose value is NaN or infinite, and is only summed."""
 
     function: str
     job: int
@@ -109,7 +109,7 @@ class NotFinite:
 
 
 Incident = JobFailure | NotFinite
-"""What is reported of a job beside its results."""
+"""A report of a job beside its results."""
 
 
 class JobError(MapRectError, RuntimeError):

@@ -28,7 +28,7 @@ class Local:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells it from all others."""
+        """The key that tells it from all others."""
         return type(self).__name__, self.digest
 
     def __getstate__(self) -> dict[str, Any]:

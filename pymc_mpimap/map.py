@@ -87,7 +87,7 @@ class Map:
 
     @property
     def blocks(self) -> Blocks:
-        """How the jobs are grouped."""
+        """The blocks that the jobs are grouped in."""
         return Blocks(self.n_jobs, self.grain_size)
 
     def input_types(self) -> list[Type]:

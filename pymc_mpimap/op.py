@@ -113,7 +113,7 @@ class MapRectOp(Op):
 
     @property
     def n_inputs(self) -> int:
-        """How many inputs the Op takes."""
+        """The number of inputs that the Op takes."""
         return 1 + max((i for route in self.routes for i in route), default=-1)
 
     def make_node(self, *inputs: Any) -> Apply:

@@ -239,7 +239,7 @@ class MergeMaps(MapRewriter):
 
 
 class RememberEvaluations(MapRewriter):
-    """Where a pullback must wait for its map's value, keep what the ranks have computed.
+    """Keep what the ranks have computed where a pullback must wait for its map's value.
 
     A cotangent that depends on the value (predictions gathered, the likelihood outside of the
     map) forces a second round trip. What is remembered on the rank is looked up by the content of

@@ -1,4 +1,4 @@
-"""What a job takes and gives: each input and output is shared by all jobs or per job.
+"""Signatures of jobs: each input and output is shared by all jobs or per job.
 
 That one bit decides how a value moves. A shared input is broadcast and its cotangent reduced;
 a per-job input is scattered and its cotangent gathered; so a cotangent's slot is the slot of
@@ -64,7 +64,7 @@ class Slot:
 
     @property
     def ragged(self) -> bool:
-        """Whether jobs have values of different shapes, packed flat."""
+        """True if jobs have values of different shapes, packed flat."""
         return self.shapes is not None
 
     def moved(self, positions: dict[int, int]) -> Slot:
@@ -77,7 +77,7 @@ class Slot:
 
 
 def is_differentiable(slot: Slot) -> bool:
-    """Whether derivatives with respect to this slot can exist: it holds real numbers."""
+    """Return whether derivatives with respect to this slot can exist: it holds real numbers."""
     return slot.type.dtype not in discrete_dtypes and slot.type.dtype != "object"
 
 

@@ -83,7 +83,7 @@ class Structure:
 
     @property
     def n_leaves(self) -> int:
-        """How many leaves the nest has."""
+        """The number of leaves."""
         return 1 if self.kind == "leaf" else sum(child.n_leaves for child in self.children)
 
 

@@ -23,10 +23,10 @@ from pymc_mpimap.rewriting import MapRewriter, Placed, make_node, map_nodes, pla
 __all__ = ["SumJobs"]
 
 _Step = Callable[[Any], Any]
-"""What is done to all values alike, done to their sum."""
+"""Operations that are the same done to all values or to their sum."""
 
 _Total = tuple[Variable, tuple[_Step, ...]]
-"""What is made of an output's sum, and the steps to it."""
+"""The result that is made of an output's sum, and the steps to it."""
 
 
 class SumJobs(MapRewriter):

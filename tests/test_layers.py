@@ -29,8 +29,8 @@ LAYERS = [
     ["map", "pool"],
     ["op"],
     ["inner_graphs", "rewriting", "summing", "dispatch", "samplers"],
-    ["arguments", "trace", "api", "ode", "draws", "chains", "diagnostics"],
-    ["testing", "bench", "__main__", "__init__"],
+    ["arguments", "trace", "api", "ode", "draws"],
+    ["bench", "__main__", "__init__"],
 ]
 MAY_USE_MPI = {
     "pool.mpi",
@@ -39,7 +39,6 @@ MAY_USE_MPI = {
     "pool.mpi_library",
     "pool.spawned",
     "pool.mpi_errors",
-    "chains",
     "bench.together",
 }
 PURE = {"blocks", "pool.balance", "pool.loss", "pool.protocol", "pool.schedule"}

@@ -1,1 +1,1 @@
-"""What an installation, a machine and an MPI can do: ``python -m pymc_mpimap.bench``."""
+"""A benchmark of an installation, a machine and an MPI: ``python -m pymc_mpimap.bench``."""

@@ -1,4 +1,4 @@
-"""What one would write with mpi4py for one model with long messages: the model, and no more.
+"""One model with long messages, written by hand with mpi4py: the model, and no more.
 
 Parameters go down by persistent requests, each rank calls a compiled function of its part of the
 model, and gradients come back from where that function left them. Rank 0 adds them to its own, or

@@ -28,7 +28,7 @@ PLAIN, SERIAL, POOL, BARE, BY_HAND = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What a measurement is made with.
+    """The settings of a measurement.
 
     Attributes
     ----------

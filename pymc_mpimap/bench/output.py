@@ -1,4 +1,4 @@
-"""How results are shown: as text for people, and as JSON for programs."""
+"""Output of results: as text for people, and as JSON for programs."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Contestant = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure.
+    """The length of a measurement.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one contestant needed.
+    """The time that one contestant needed.
 
     Attributes
     ----------

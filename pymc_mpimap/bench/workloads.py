@@ -1,4 +1,4 @@
-"""What is timed: models whose data are made here, from fixed seeds."""
+"""The models that are timed, with data made here from fixed seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users call: a trace on disk, and the draws in it."""
+"""The interface for users: a trace on disk, and the draws in it."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _flat(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def same_seed(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether settings have the same random numbers before them."""
+    """Return whether settings have the same random numbers before them."""
     return all(
         equal_dataclass_values(value, other.get(name))
         for name, value in one.items()

@@ -1,1 +1,1 @@
-"""What is computed for each job: a traced PyTensor graph or a NumPy function."""
+"""Jobs: a traced PyTensor graph or a NumPy function, computed for each."""

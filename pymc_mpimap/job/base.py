@@ -26,7 +26,7 @@ where they are and are read anew by each call; the shapes of ragged ones do not 
 
 
 class Job(ABC):
-    """What is computed for each job, as a value: equal jobs compute the same.
+    """The computation of each job, as a value: equal jobs compute the same.
 
     Attributes
     ----------
@@ -40,12 +40,12 @@ class Job(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What the user calls it."""
+        """The name that the user gave it."""
 
     @property
     @abstractmethod
     def cheap(self) -> bool:
-        """Whether several jobs make a block by default."""
+        """True if several jobs make a block by default."""
 
     @property
     def operations(self) -> int | None:

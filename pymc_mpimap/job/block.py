@@ -115,7 +115,7 @@ def _vectorized(job: GraphJob, n: Any, blocks: Sequence[Any], mode: Mode) -> lis
 
 
 def _elementary(op: Any) -> bool:
-    """Whether vectorizing this Op is known to give array operations and no hidden loop."""
+    """Return whether vectorizing this Op gives array operations and no hidden loop."""
     return type(op).__module__.startswith("pytensor.tensor") or isinstance(op, CheckAndRaise)
 
 

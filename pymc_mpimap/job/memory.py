@@ -1,4 +1,4 @@
-"""What a rank keeps between messages, so that no job is solved twice.
+"""Results that a rank keeps between messages, so that no job is solved twice.
 
 Looked up by the content of all that it depends on: a result never depends on what is kept.
 """

@@ -1,4 +1,4 @@
-"""What numeric jobs are made of: how the function is called, and what is made of its results."""
+"""Parts of numeric jobs: the call of the function, and the terms made of its results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Call", "Pullback", "Pushforward", "Term", "Value"]
 
 @dataclass(frozen=True)
 class Call:
-    """How a job's inputs become the arguments of the user's function.
+    """The way from a job's inputs to the arguments of the user's function.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Value:
-    """What the function returns."""
+    """The value that the function returns."""
 
 
 @dataclass(frozen=True)

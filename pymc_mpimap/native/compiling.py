@@ -1,4 +1,4 @@
-"""What is done around compiling, and in which order."""
+"""The circumstances and the order of compiling."""
 
 from __future__ import annotations
 

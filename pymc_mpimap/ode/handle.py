@@ -40,7 +40,7 @@ N_WORDS = 15
 NO_INTERPOLANT = -1
 
 CONVERGED = 0.01
-"""What part of the tolerance Newton's iteration may be off by: CVODE's own 0.1 lets the
+"""The part of the tolerance that Newton's iteration may be off by: CVODE's own 0.1 lets the
 sensitivities, whose coupling to the state the Newton matrix leaves out, be off by more; stiff
 problems take longer steps for it."""
 

@@ -1,4 +1,4 @@
-"""Where everything is: the columns of a solve, and the vector of its parameters."""
+"""Layouts: the columns of a solve, and the vector of its parameters."""
 
 from __future__ import annotations
 
@@ -67,31 +67,31 @@ class Layout:
 
     @property
     def fixed_width(self) -> int:
-        """How many columns there are for any number of doses and steps."""
+        """The number of columns for any number of doses and steps."""
         wanted = sum(column is not None for column in self.columns)
         return 1 + wanted + self.n_states * self.initial_states + self.initial_time
 
     @property
     def dynamic(self) -> bool:
-        """Whether the number of columns depends on how many doses or steps there are."""
+        """True if the number of columns depends on the number of doses or steps."""
         return self.amounts or any(self.stepped_wanted)
 
     @property
     def sensitivities(self) -> bool:
-        """Whether there is any column but the states'."""
+        """True if there is any column but the states'."""
         return self.fixed_width > 1 or self.dynamic
 
     @property
     def inputs_at(self) -> int:
-        """Where the constant inputs of the states begin."""
+        """The place at which the constant inputs of the states begin."""
         return PARAMETERS + len(self.columns)
 
     @property
     def stepped_at(self) -> int:
-        """Where the columns of the stepped parameters begin."""
+        """The place at which the columns of the stepped parameters begin."""
         return self.inputs_at + self.n_states
 
     @property
     def atol_at(self) -> int:
-        """Where the absolute tolerances begin."""
+        """The place at which the absolute tolerances begin."""
         return self.stepped_at + len(self.stepped_wanted)

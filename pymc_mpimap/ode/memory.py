@@ -1,4 +1,4 @@
-"""What SUNDIALS hands to compiled code, and how its callbacks are called."""
+"""Structures that SUNDIALS hands to compiled code, and calls of its callbacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which functions of PyTensor do what NumPy's functions do."""
+"""The functions of PyTensor that do what NumPy's do, by NumPy's names."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class SolveIVP(Op):
 
     @property
     def solve(self) -> Solve:
-        """What it does, for those who do it."""
+        """The solve, without its inputs, for the code that carries it out."""
         return Solve(self.system, self.wrt)
 
     def _signature(self) -> str:

@@ -37,7 +37,7 @@ _TSIT5 = ctypes.create_string_buffer(b"ARKODE_TSITOURAS_7_4_5")
 
 
 class Problem:
-    """What compiled code finds by name: addresses of functions, and solver memory to reuse.
+    """Words that compiled code finds by name: addresses of functions, solver memory to reuse.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the driver is told: once of a kind of solve, its table; with each call, the request.
+"""Arguments of the driver: the table, once for a kind of solve; the request, with each call.
 
 Both are words of memory. A request is of one or several jobs, whose inputs lie one after the
 other; an input that all share is there once.

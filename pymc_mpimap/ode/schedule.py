@@ -1,4 +1,4 @@
-"""What happens when: doses, steps and other discontinuities of one solve, for numba and Python.
+"""Discontinuities of one solve, such as doses and steps, in time order, for numba and Python.
 
 The solver runs from one discontinuity to the next. At each it stops, the state jumps or a
 constant input changes, and it starts anew. The times are data, so sensitivities are carried over
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 STEP = 6
-"""How many numbers describe the steps of a parameter."""
+"""The count of numbers that describe the steps of a parameter."""
 
 
 class Schedule(NamedTuple):
@@ -118,7 +118,7 @@ PROBLEMS = (
     "solve_ivp: the times of breaks must be finite",
     "solve_ivp: an input is of another size than when the graph was made",
 )
-"""What can be amiss with a solve's inputs, by its number."""
+"""The faults that a solve's inputs can have, by number."""
 
 UNEVEN_DOSES, STEPS, SIZES = 3, 7, 9
 

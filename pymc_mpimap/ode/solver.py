@@ -78,7 +78,7 @@ def _start_implicit(memory: Any, now: Any, first_step: Any) -> None:
 
 @njit(error_model="numpy")
 def _is_stiff(record: Any, memory: Any, n: Any, now: Any) -> Any:
-    """Whether stability, not accuracy, seems to keep the explicit method's steps short."""
+    """Return whether stability, not accuracy, seems to limit the explicit method's steps."""
     compact()
     h, r = words(memory), words(record)
     c.ARKodeGetLastStep(h[EXPLICIT], memory + 8 * LAST_STEP)

@@ -171,7 +171,7 @@ def _misplaced() -> str | None:
 
 
 VECTOR_OPERATIONS = 45
-"""How many entries of a vector's table of operations are looked through."""
+"""The number of entries of a vector's table of operations that are searched."""
 
 LINEAR_SOLVE = 9
-"""Where a linear solver's table of operations has the solution with the factors."""
+"""The place of the solution with the factors in a linear solver's table of operations."""

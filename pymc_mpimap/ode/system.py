@@ -1,4 +1,4 @@
-"""What is solved and how: everything of a solve but its inputs."""
+"""Systems of equations and their solvers: everything of a solve but its inputs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pymc_mpimap.ode.scalarize import ScalarSystem
 __all__ = ["BREAKS", "LEAVES", "T0", "TS", "Y0", "Solve", "System"]
 
 T0, Y0, TS, BREAKS, LEAVES = range(5)
-"""Where a solve's inputs are; after the parameters come the times of steps, and the doses."""
+"""The places of a solve's inputs: the parameters, the times of steps, the doses."""
 
 
 @dataclass(frozen=True)
 class System:
-    """What is solved, and how: everything of a solve but its inputs.
+    """A system of equations and its solver: everything of a solve but its inputs.
 
     Attributes
     ----------
@@ -96,33 +96,33 @@ class System:
 
     @property
     def leaves(self) -> range:
-        """Where the parameters are among a solve's inputs."""
+        """The place of the parameters among a solve's inputs."""
         return range(LEAVES, LEAVES + len(self.shapes))
 
     @property
     def step_times(self) -> range:
-        """Where the times of the stepped parameters are."""
+        """The place of the times of the stepped parameters."""
         return range(self.leaves.stop, self.leaves.stop + sum(self.stepped))
 
     @property
     def dose_inputs(self) -> range:
-        """Where the times, amounts, durations and states of doses are."""
+        """The place of the times, amounts, durations and states of doses."""
         return range(self.step_times.stop, self.step_times.stop + 4 * self.doses)
 
     @property
     def amounts(self) -> int | None:
-        """Where the amounts of doses are."""
+        """The place of the amounts of doses."""
         return self.dose_inputs.start + 1 if self.doses else None
 
     @property
     def differentiable(self) -> list[int]:
-        """Which inputs the solution can be differentiated with respect to."""
+        """The inputs that the solution can be differentiated with respect to."""
         inputs = [T0, Y0, TS, *self.leaves]
         return inputs if self.amounts is None else [*inputs, self.amounts]
 
     @property
     def scheduled(self) -> bool:
-        """Whether the solver has to stop on its way, at discontinuities."""
+        """True if the solver has to stop at discontinuities."""
         return self.doses or self.breaks or any(self.stepped)
 
     @property
@@ -188,7 +188,7 @@ class Solve:
 
     @property
     def layout(self) -> Layout:
-        """Where everything is."""
+        """The layout of columns and parameters."""
         return self.system.layout(self.wrt)
 
     def by(self, method: str) -> Solve:

@@ -190,7 +190,7 @@ def _as_vector(returned: Any, n_states: int) -> Any:
 
 
 class _ReturnedError(Exception):
-    """What the function returned is no derivative."""
+    """Raised where a function returned something other than derivatives."""
 
 
 def _checked(derivatives: Elements, n_states: int, rhs: Rhs, name: str) -> list[Variable]:

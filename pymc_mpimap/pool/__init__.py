@@ -1,1 +1,1 @@
-"""Where jobs are evaluated: in this process, or on MPI ranks."""
+"""Pools, which evaluate jobs: in this process, or on MPI ranks."""

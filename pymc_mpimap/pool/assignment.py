@@ -212,7 +212,7 @@ class Assignment:
         ]
 
     def fits(self, values: Sequence[np.ndarray]) -> bool:
-        """Whether all that was prepared still holds for these inputs."""
+        """Return whether all that was prepared still holds for these inputs."""
         return (
             self.in_force
             and [value.shape for value in values] == self._shapes

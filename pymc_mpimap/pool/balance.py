@@ -1,4 +1,4 @@
-"""Which rank works on which blocks: cut points of contiguous runs, that follow measured costs.
+"""The balance of load: cut points of contiguous runs of blocks, which follow measured costs.
 
 A rank's time is the sum of what its blocks cost, and an evaluation lasts as long as its slowest
 rank. `balanced_cuts` finds the best cut points for given costs. `Balance` decides when costs are
@@ -98,7 +98,7 @@ def balanced_cuts(costs: np.ndarray, n_ranks: int, head_start: float = 0.0) -> l
 
 
 def _is_enough(ends: np.ndarray, n_ranks: int, head: int, limit: int) -> bool:
-    """Whether all ranks can be done in `limit`."""
+    """Return whether all ranks can be done in `limit`."""
     cut = int(np.searchsorted(ends, limit - head, "right")) - 1
     reach = (np.searchsorted(ends, ends + limit, "right") - 1).tolist()
     for _ in range(n_ranks - 1):
@@ -360,7 +360,7 @@ class Balance:
         return times
 
     def _pays(self, now: float, gain: float, moving: float) -> bool:
-        """Whether a gain is worth a move."""
+        """Return whether a gain is worth a move."""
         relative = self.relative_gain * min(self._doubt, 4)
         # The slowest rank may be so only by chance, and another one be so tomorrow.
         by_chance = self._noise * (1 + self._extremes) / math.sqrt(self._since)
@@ -373,7 +373,7 @@ class Balance:
             self._doubt = min(2 * self._doubt, _MOST_DOUBT)
 
     def _lasted(self) -> bool:
-        """Whether the cut points have been good for long."""
+        """Return whether the cut points have been good for long."""
         return self._evaluations - self._calm_since >= self.lasting * self._doubt
 
     def _stay(self) -> None:

@@ -127,7 +127,7 @@ class Commons:
 
 
 class Trial:
-    """What others are to find in common memory, if they can have any.
+    """A probe that other ranks look for in common memory, to see whether they can have any.
 
     Attributes
     ----------
@@ -176,7 +176,7 @@ def neighbours(node: Any, rank: int) -> frozenset[int]:
 
 
 def holds(place: Place, token: bytes) -> bool:
-    """Whether what is found there is what was meant: another container has its own paths."""
+    """Return whether the probe is found at its path: another container has its own paths."""
     try:
         return array_at(place).tobytes() == token
     except (OSError, ValueError, TypeError):  # not there, shorter, not writable

@@ -132,7 +132,7 @@ class Crew:
         return ending(place.pid) if self.survives and place.space == here.space else None
 
     def _far(self, rank: int) -> bool:
-        """Whether a rank's process cannot be seen from rank 0, as on another host."""
+        """Return whether a rank's process cannot be seen from rank 0, as on another host."""
         return self.places[rank].space != self.places[0].space
 
     def serve(self) -> None:
@@ -248,7 +248,7 @@ def join(comm: Any, timeout: float) -> Crew:
 
 
 def _survives(mpi: Any) -> bool:
-    """Whether the launcher was told to let ranks outlive others (Open MPI's --with-ft ulfm)."""
+    """Return whether the launcher lets ranks outlive others (Open MPI's --with-ft ulfm)."""
     told = os.environ.get("OMPI_MCA_mpi_ft_enable", "0")  # noqa: SIM112 # Open MPI spells it so
     return mpi.ERR_PROC_FAILED != mpi.ERR_UNKNOWN and told.lower() in {"1", "true", "yes"}
 
@@ -287,7 +287,7 @@ def _finalize_now() -> None:
 
 
 def _to_be_finalized() -> bool:
-    """Whether MPI is to be finalized, and it is known that this ends."""
+    """Return whether MPI is to be finalized, and is known to return from it."""
     if "mpi4py.MPI" not in sys.modules or any(crew.lost for crew in _crews):
         return False
     from mpi4py import MPI

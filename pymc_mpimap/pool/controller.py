@@ -32,17 +32,17 @@ _BETWEEN_LOOKS = 200_000
 """Nanoseconds between two looks at the balance, each of which takes one microsecond."""
 
 _MOST_TRIES = 8
-"""How often an evaluation during which ranks are lost is begun: a job that ends its process, by a
+"""The most tries of an evaluation during which ranks are lost: a job that ends its process, by a
 segmentation fault for example, would otherwise end one rank after the other, and this one too."""
 
 _MOST_HANGING = 3
 """The same for ranks that do not answer: a job that does not return stops one after the other."""
 
 _CHANCE = 2
-"""How often ranks may be lost with the same job before this rank does it: it would be the next."""
+"""The losses with the same job after which rank 0 does not do it: it would be lost next."""
 
 _PATIENCE = 100
-"""How many times longer than it took to ask for costs, and to move jobs, it is not done again."""
+"""The least time between two rebalancings, as a multiple of the time that the last one took."""
 
 
 class Controller:

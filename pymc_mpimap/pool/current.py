@@ -1,4 +1,4 @@
-"""Which pool is in force."""
+"""The pool in force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who works on which jobs of a program, and what each rank was told of that."""
+"""The ownership of a program's jobs, and what has been sent to each rank of it."""
 
 from __future__ import annotations
 
@@ -207,13 +207,13 @@ class Deal:
 
     @cached_property
     def loads(self) -> bool:
-        """Whether a rank loads data itself when it gets a job."""
+        """True if a rank loads data itself when it gets a job."""
         held = (held for m in self.program.maps for held in m.data)
         return any(isinstance(each, LocalData) for each in held)
 
     @property
     def undefined(self) -> bool:
-        """Whether no rank knows the program yet."""
+        """True while no rank knows the program."""
         return not self._told
 
 

@@ -125,7 +125,7 @@ class Doorbell:
         return None
 
     def reaches(self, rank: int) -> bool:
-        """Whether that rank can be woken."""
+        """Return whether that rank can be woken."""
         return rank in self._pipes and rank != self._rank
 
     def ring(self, rank: int) -> None:

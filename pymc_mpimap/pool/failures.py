@@ -1,4 +1,4 @@
-"""What an exception says, as plain strings of bounded length, whatever the exception is like."""
+"""Descriptions of exceptions, of whatever kind, as plain strings of bounded length."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def describe(error: BaseException, function: str, job: int, rank: int) -> JobFai
 
 
 def from_job(error: BaseException, rank: int) -> bool:
-    """Whether a job raised this: Ctrl-C, of which rank 0 alone hears, is the user's."""
+    """Return whether a job raised this: Ctrl-C, which rank 0 alone receives, is the user's."""
     return rank > 0 or not is_interrupt(error)
 
 

@@ -1,4 +1,4 @@
-"""Which jobs gave NaN or infinity: their values only, not their derivatives."""
+"""Jobs that gave NaN or infinity as their values; derivatives are not looked at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker does for the ranks below it in a tree: hand on their inputs, gather answers."""
+"""A worker's part for the ranks below it in a tree: hand on their inputs, gather answers."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ __all__ = ["Inbox"]
 
 
 class Inbox:
-    """Where the inputs of one program stay, and how those that change get there.
+    """The inputs of one program, which stay where they are and are received when they change.
 
     Parameters
     ----------

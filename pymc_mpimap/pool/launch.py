@@ -1,4 +1,4 @@
-"""How this process was started, read from the environment: no MPI library is touched."""
+"""The launcher of this process, read from the environment: no MPI library is touched."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ _LAUNCHED = (
 
 
 def under_launcher() -> bool:
-    """Whether this process is a rank of an MPI job, or may have been until MPI was started."""
+    """Return whether this process is a rank of an MPI job, or may have been before MPI started."""
     return "mpi4py.MPI" in sys.modules or any(name in os.environ for name in _LAUNCHED)
 
 
 def under_mpiexec() -> bool:
-    """Whether a launcher started this process as one of its ranks, be it as the only one.
+    """Return whether a launcher started this process as one of its ranks, be it the only one.
 
     SLURM_PROCID alone does not say so: the script of a batch job has it too.
     """
@@ -73,12 +73,12 @@ os.register_at_fork(after_in_child=_note_fork)
 
 
 def forked_under_mpi() -> bool:
-    """Whether this process was forked from one that had MPI: what it finds of it is not its own."""
+    """Return whether this process was forked from one that had MPI, which is not its own then."""
     return bool(_forks)
 
 
 def under_open_mpi() -> bool:
-    """Whether Open MPI's mpiexec started this process; to be asked before MPI is started."""
+    """Return whether Open MPI's mpiexec started this process; call it before MPI is started."""
     return "OMPI_COMM_WORLD_RANK" in os.environ
 
 

@@ -1,4 +1,4 @@
-"""What goes to one worker for one program."""
+"""Inputs on their way to one worker for one program."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Message = tuple[np.ndarray, Any, list[tuple[np.ndarray, np.ndarray]], list[Any]
 
 
 class Line:
-    """What goes to one worker for a program, and where its answer is found.
+    """The inputs that one worker is sent for a program, and the place of its answer.
 
     Parameters
     ----------

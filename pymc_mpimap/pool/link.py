@@ -35,7 +35,7 @@ _BETWEEN_LOOKS = 1_000_000
 
 
 class Answer:
-    """What a worker said, besides the outputs: they stay in the link's buffer."""
+    """A worker's answer without the outputs, which stay in the link's buffer."""
 
     __slots__ = ("counts", "payload", "spent", "status")
 

@@ -10,7 +10,7 @@ __all__ = ["Loss", "Lost"]
 
 @dataclass(frozen=True)
 class Loss:
-    """Which rank was lost, and how.
+    """A rank that was lost, and how.
 
     Attributes
     ----------

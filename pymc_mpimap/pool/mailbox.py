@@ -1,4 +1,4 @@
-"""Where a worker receives what one other rank sends."""
+"""A worker's receiving end of the messages of one other rank."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Mailbox:
             self._open(nbytes)
 
     def arrived(self) -> bool:
-        """Whether a message is here; if not, it is waited for until this is asked again."""
+        """Return whether a message is here; if not, it is awaited until the next call."""
         if not self._started:
             self.request.Start()
             self._started = True

@@ -1,4 +1,4 @@
-"""How the ranks meet: each says who it is, and rank 0 sees whether they fit together."""
+"""The meeting of the ranks: each describes itself, and rank 0 checks that they fit together."""
 
 from __future__ import annotations
 

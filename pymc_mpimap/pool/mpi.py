@@ -143,7 +143,7 @@ class MPIPool(Pool):
 
     @property
     def ranks(self) -> int:
-        """How many ranks work, this one included."""
+        """The number of ranks that work, this one included."""
         return len(self._recorder.hosts)
 
     def __enter__(self) -> Self:

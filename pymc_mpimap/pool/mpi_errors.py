@@ -1,4 +1,4 @@
-"""What an error that MPI raises means, where there is one other rank at the end of the line."""
+"""Failures of processes, told from misuse among the errors that MPI raises."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["says_that_it_is_gone"]
 
 
 def says_that_it_is_gone(error: BaseException) -> bool:
-    """Whether MPI raised this because the other rank is not there any more.
+    """Return whether MPI raised this because the other rank is not there any more.
 
     There are several names for that: ULFM's ``ERR_PROC_FAILED``, for which Open MPI can also say
     ``ERR_OTHER``, and others by the transport. So whatever is not an error of use counts.

@@ -153,7 +153,7 @@ _STARTED: list[Library] = []
 
 
 def started() -> bool:
-    """Whether this process has started MPI to start workers, and not as a rank among others."""
+    """Return whether this process started MPI to start workers, and not as a rank among others."""
     return bool(_STARTED)
 
 

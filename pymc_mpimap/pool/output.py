@@ -1,4 +1,4 @@
-"""What ranks print: whole lines, marked with their rank, and nothing lost at the end."""
+"""Output of the ranks: whole lines, marked with their rank, and nothing lost at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who a rank is: where it runs, and the code and configuration that must be the same on all."""
+"""Portraits of ranks: their places, and the code and configuration that must be the same on all."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _NOT_INSTALLED = "not installed"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank runs.
+    """The place where a rank runs.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Portrait:
-    """What a rank says of itself when the ranks meet.
+    """A rank's description of itself when the ranks meet.
 
     It travels as JSON: rank 0 unpickles nothing that another rank made.
 
@@ -182,7 +182,7 @@ def _installed_folders() -> tuple[str, ...]:
 
 
 def _installed(file: str) -> bool:
-    """Whether a file belongs to Python or an installed package, whose versions are compared."""
+    """Return whether a file belongs to Python or to an installed package: versions are compared."""
     if {"site-packages", "dist-packages"} & set(Path(file).parts):
         return True
     return os.path.realpath(file).startswith(_installed_folders())

@@ -31,7 +31,7 @@ class Process:
         self._poll.register(self._file, select.POLLIN)
 
     def ended(self, timeout: float = 0.0) -> bool:
-        """Whether it has ended, or does so within some seconds."""
+        """Return whether it has ended, or does so within some seconds."""
         return bool(self._poll.poll(1000 * timeout))
 
     def join(self) -> None:

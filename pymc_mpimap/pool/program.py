@@ -1,4 +1,4 @@
-"""What a pool evaluates in one round trip: some maps, and which inputs each takes."""
+"""Programs, which a pool evaluates in one round trip: some maps, and the inputs of each."""
 
 from __future__ import annotations
 

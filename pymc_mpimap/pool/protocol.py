@@ -1,4 +1,4 @@
-"""What controller and workers say to each other, byte by byte.
+"""The messages between controller and workers, byte by byte.
 
 Down, from the controller, or from another worker above the receiver in a tree::
 
@@ -63,11 +63,11 @@ APART = 16
 """The tag of the first input that is sent apart; its number is added."""
 
 HEADER = 4 + N_COUNTS
-"""How many int64 a message begins with, in both directions."""
+"""The number of int64 that a message begins with, in both directions."""
 
 
 class Command(IntEnum):
-    """What the controller wants."""
+    """A command of the controller."""
 
     EVALUATE = 1
     CONTROL = 2
@@ -79,7 +79,7 @@ class Command(IntEnum):
 
 
 class Status(IntEnum):
-    """How an evaluation went on a worker."""
+    """The outcome of an evaluation on a worker."""
 
     OK = 0
     REJECTED = 1
@@ -120,7 +120,7 @@ Parts = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Where an array lies in memory that its receiver has in common with the controller.
+    """The place of an array in memory that its receiver has in common with the controller.
 
     Attributes
     ----------
@@ -185,7 +185,7 @@ class Branch:
 
     @property
     def height(self) -> int:
-        """How many levels of ranks are below the first."""
+        """The number of levels of ranks below the first."""
         return max((1 + child.height for child in self.children), default=0)
 
 
@@ -219,7 +219,7 @@ class Layout:
 
     @property
     def incoming(self) -> Parts:
-        """What comes with an evaluation: the receiver's own inputs, and those of ranks below it."""
+        """The inputs of an evaluation: the receiver's own, and those of the ranks below it."""
         if self.branch is None:
             return self.parts
         return tuple(
@@ -317,7 +317,7 @@ _CHUNK = 1 << 20
 
 
 def same_bytes(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays of one shape and dtype hold the same bytes, NaNs included.
+    """Return whether two arrays of one shape and dtype hold the same bytes, NaNs included.
 
     Arrays that differ usually differ at once: the beginning is compared first.
     """

@@ -1,4 +1,4 @@
-"""What a pool has done: how often, how fast, how busy each rank was, what was rejected."""
+"""Reports of pools: evaluations, their speed, the load of each rank, what was rejected."""
 
 from __future__ import annotations
 

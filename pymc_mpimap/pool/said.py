@@ -1,4 +1,4 @@
-"""What workers say beside their results, as JSON: rank 0 unpickles nothing of theirs."""
+"""Reports of workers beside their results, as JSON: rank 0 unpickles nothing of theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be done next: a pure state machine, told what happened.
+"""The schedule of the controller: a pure state machine from events to the next step.
 
 It knows neither MPI nor a clock. `Controller` does what it says, and tells it of each answer and
 each loss. So every order of answers, deaths, interruptions and shutdowns can be tried without a
@@ -32,11 +32,11 @@ from pymc_mpimap.pool.loss import Loss
 __all__ = ["Schedule", "Step"]
 
 _STORY = 200
-"""How many events are kept to be told."""
+"""The number of events that `story` keeps."""
 
 
 class Step(Enum):
-    """What the controller does next."""
+    """The next step of the controller."""
 
     SEND = auto()
     """Send the evaluation: everybody waits for it."""
@@ -55,7 +55,7 @@ class Step(Enum):
 
 
 class Schedule:
-    """Which ranks there are, what they owe, and what follows.
+    """The ranks that are there, the answers that they owe, and the step that follows.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a worker runs that rank 0 has started: ``python spawned.py``, by MPI's Spawn alone.
+"""The program of a worker that rank 0 has started: ``python spawned.py``, by MPI's Spawn alone.
 
 MPI is started before the package is imported, which takes longer: rank 0 waits for the one before
 it starts the next worker, and so all of them import at the same time.

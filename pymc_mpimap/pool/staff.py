@@ -19,7 +19,7 @@ from pymc_mpimap.pool.wait import Patience, clock
 __all__ = ["Countdown", "Staff", "countdown"]
 
 Countdown = Callable[[], float | None]
-"""Says how much is left of a time, in seconds; None if there is no limit."""
+"""A function that returns the seconds left of a time; None if there is no limit."""
 
 
 def _unlimited() -> None:

@@ -14,11 +14,11 @@ FLAT = 16
 it less than the way through another rank would cost all."""
 
 FAN_OUT = 4
-"""How many ranks one speaks to, at most."""
+"""The most ranks that one rank speaks to."""
 
 
 def pays(ranks: int) -> bool:
-    """Whether so many working ranks, rank 0 included, are reached sooner through a tree."""
+    """Return whether this many working ranks, rank 0 included, are reached sooner by a tree."""
     return ranks > FLAT
 
 

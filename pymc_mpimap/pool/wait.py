@@ -15,7 +15,7 @@ SPIN = 10e-3
 
 
 class Patience:
-    """How to wait.
+    """A way of waiting.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class _Clock:
 
 
 clock = _Clock()
-"""What deadlines are told by."""
+"""The clock of deadlines."""
 
 
 def wait_until(

@@ -1,4 +1,4 @@
-"""Whether rank 0 is still there: for ranks that MPI would let wait for it without an end.
+"""A watch on rank 0, for ranks that MPI would let wait for it without an end.
 
 Nothing is sent for that, as rank 0 may be busy for hours, or stopped by Ctrl-Z, and be all right.
 The operating system is asked instead. On rank 0's own host it knows of the process. On others it
@@ -26,7 +26,7 @@ _FIELDS = struct.Struct("52x2I")
 """Of Linux's ``tcp_info``: milliseconds since data and since an acknowledgement were received."""
 
 _LOOKS = 4
-"""How often is looked within the time limit."""
+"""The number of looks within the time limit."""
 
 _CLEARANCE = 1.0
 """Seconds in which the launcher, when rank 0 dies, gets to end all ranks itself."""
@@ -106,7 +106,7 @@ def addresses() -> frozenset[str]:
 
 
 def connected(peers: frozenset[str]) -> bool:
-    """Whether this process has TCP connections with one of these addresses."""
+    """Return whether this process has TCP connections with one of these addresses."""
     return any(True for _ in _connections(peers))
 
 

@@ -41,11 +41,11 @@ _IN_LEVELS = 1 << 16
 """Bytes up to which all blocks' sums are kept until the end: no more than a cache holds."""
 
 _FEWEST = 4
-"""How many blocks are added up level by level, at least."""
+"""The least number of blocks that are added up level by level."""
 
 
 def inside_job() -> bool:
-    """Whether this thread is evaluating a job just now: a map within a job runs serially."""
+    """Return whether this thread is evaluating a job: a map within a job runs serially."""
     evaluating = getattr(_state, "frame", None)
     if evaluating is None:
         return False
@@ -81,7 +81,7 @@ def _enter(
 
 
 class How(Enum):
-    """What is done with a block's output."""
+    """The treatment of a block's output."""
 
     COPY = 0
     KEEP = 1  # until the next block's is added to it: the first of two has no place of its own
@@ -90,7 +90,7 @@ class How(Enum):
 
 
 Store = tuple[How, np.ndarray, tuple[tuple[np.ndarray, np.ndarray], ...]]
-"""What is done with a block's output, its place, and which sums are then added to which."""
+"""The treatment of a block's output, its place, and the sums that are then added up."""
 
 
 class Work:

@@ -38,7 +38,7 @@ __all__ = ["cache_key", "processor_suits"]
 
 
 def processor_suits() -> bool:
-    """Whether x * y + z is one instruction; where it is a call, the functions are no gain."""
+    """Return whether x * y + z is one instruction; where it is a call, nothing is gained."""
     triple, _, features = cpu_target.target_context.codegen().magic_tuple()
     return not triple.startswith(("x86", "i686")) or "+fma" in features.split(",")
 
