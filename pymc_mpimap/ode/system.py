@@ -13,6 +13,7 @@ from pytensor.tensor.type import TensorType
 
 from pymc_mpimap.ode.layout import Layout
 from pymc_mpimap.ode.scalarize import ScalarSystem
+from pymc_mpimap.tally import register_states
 
 __all__ = ["BREAKS", "LEAVES", "T0", "TS", "Y0", "Solve", "System"]
 
@@ -64,6 +65,10 @@ class System:
     max_steps: int
     name: str
 
+    def __post_init__(self) -> None:
+        # Where the jobs are other ranks', rank 0 compiles nothing, and reports all the same.
+        register_states(self.name, self.states)
+
     @property
     def n_states(self) -> int:
         """The number of states."""
@@ -79,6 +84,10 @@ class System:
     def __getstate__(self) -> dict[str, Any]:
         # Hashes of strings differ from process to process.
         return {name: value for name, value in vars(self).items() if name != "_hash"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        register_states(self.name, self.states)
 
     def thaw(self) -> ScalarSystem:
         """Return the right-hand side with variables of its own."""
