@@ -46,6 +46,7 @@ def test_machine_code_is_kept_when_other_folders_are_edited(package):
     assert cache.stamp("ode") == before
 
 
+@pytest.mark.slow
 def test_ranks_notice_any_edited_file_of_the_package(package):
     files = list(package.rglob("*.py"))
     assert edit_each(files, portrait._digest_of_package) == []

@@ -82,6 +82,7 @@ def test_host_that_is_silent(connection, monkeypatch):
     assert cut_off
 
 
+@pytest.mark.slow
 def test_idle_host_answers_for_its_processes(connection):
     """None of them says a word, for longer than the limit."""
     watched = Watched(limit=4.0)

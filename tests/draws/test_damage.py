@@ -12,7 +12,7 @@ from pymc_mpimap.draws.record import Frame, pack
 from tests.draws.chains import DRAWS, Kept, N, contents, sample
 from tests.draws.files import overwrite, records, state_file
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pymc_mpimap import InputError, MapRectWarning
 from pymc_mpimap.draws.model import difference, has_logp, newest_with_logp
 from tests.draws.chains import contents
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 Y = np.array([[1.0, 2.0, 0.5], [0.3, -1.0, 4.0]])
 

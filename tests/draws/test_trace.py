@@ -12,6 +12,8 @@ from pymc_mpimap import InputError
 from pymc_mpimap.draws import writer
 from tests.draws.files import overwrite, records, state_file
 
+pytestmark = pytest.mark.slow
+
 TIMES = ("time", "perf_counter")
 TUNE = 25
 

@@ -85,6 +85,7 @@ def test_draws_and_state_are_read_back(folder):
     assert kept["x"].shape == (5, 2)
 
 
+@pytest.mark.slow
 def test_a_log_cut_at_any_byte_keeps_its_whole_draws(tmp_path):
     path = tmp_path / "chain-0.draws"
     write(tmp_path)

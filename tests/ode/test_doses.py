@@ -138,6 +138,7 @@ def test_closed_form(method, model, case):
     assert_agrees(f, closed, point_of(model, case), compare_ts=LATER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dopri5", "auto", "scipy-LSODA", "scipy-DOP853"])
 @pytest.mark.parametrize("case", ["none", "mixed", "overlapping", "at outputs", "states"])
 def test_closed_form_by_other_methods(method, case):

@@ -143,6 +143,7 @@ assert "sundials4py" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_without_it_scipy_solves():
     """With one warning a method, and to the same tolerance; numba's code calls it, too."""
     answer = subprocess.run(

@@ -9,6 +9,8 @@ from pymc_mpimap import map_rect, solve_ivp
 from tests.distributions import CASES
 from tests.helpers import compiled, in_modes
 
+pytestmark = pytest.mark.slow
+
 ELEVEN = (
     "Poisson", "Binomial", "NegativeBinomial", "Gamma", "Normal", "StudentT", "Beta", "Weibull",
     "ZeroInflatedPoisson", "MvNormal", "Exponential",

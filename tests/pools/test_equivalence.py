@@ -92,6 +92,7 @@ def test_value_gradient_and_second_derivative(model):
     assert_equals_plain(output, without_map_rect(f, *arguments), point, hessian=True)
 
 
+@pytest.mark.slow
 @given(models())
 def test_pushforward(model):
     f, arguments, grain_size, point = model
@@ -106,6 +107,7 @@ def test_pushforward(model):
     assert_close(*evaluate(both, point), rtol=1e-11)
 
 
+@pytest.mark.slow
 @given(models())
 def test_forward_over_reverse(model):
     """The Hessian times a vector by a pushforward of the gradient."""

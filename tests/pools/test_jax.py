@@ -30,6 +30,7 @@ def job(theta, own, x):
     return ((decay(theta, x) - own) ** 2).sum()
 
 
+@pytest.mark.slow
 @in_modes("FAST_COMPILE", "NUMBA")
 @pytest.mark.filterwarnings("ignore:Numba will use object mode:UserWarning")  # of the plain model
 @pytest.mark.parametrize("ragged", [False, True])
