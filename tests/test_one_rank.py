@@ -1,4 +1,4 @@
-"""What one rank knows and others do not: all compute the same, or an error says what differs."""
+"""Knowledge of one rank alone: all compute the same, or an error says what differs."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What holds numbers and what means more than its numbers, wherever it is passed."""
+"""Things that hold numbers, and that mean more than their numbers, wherever they are passed."""
 
 import sys
 
@@ -86,7 +86,7 @@ def test_numbers_arrive(kind):
 
 @each_taken
 def test_numbers_arrive_ragged(kind):
-    """Where one job has the numbers, and another one has none."""
+    """Refuse numbers in one job where another has none."""
     held, numbers = TAKEN[kind]
     expected = 0.3 - 2.0 * numbers.astype(float).ravel()
     result = map_rect(affine, 0.3, 2, [held, np.zeros((0, 2), numbers.dtype)])

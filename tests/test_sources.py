@@ -1,4 +1,4 @@
-"""What is made from the package's sources changes with any of them, in whatever folder it is."""
+"""Digests of the package's sources, which change with any of them, in whatever folder."""
 
 import shutil
 

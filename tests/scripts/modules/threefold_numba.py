@@ -1,4 +1,4 @@
-"""What computes `threefold.Threefold` under numba, with other bits than in Python."""
+"""The code of `threefold.Threefold` under numba, with other bits than in Python."""
 
 import numpy as np
 from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
